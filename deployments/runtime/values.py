@@ -119,6 +119,7 @@ class Embeddings:
 
     vectors: NDArray[np.float32]  # (n, dimension)
     evidence: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # name -> (n,), shown in the verdict
+    times_s: NDArray[np.float32] | None = None  # (n,) where each frame is, or each sound example starts
 
 
 @dataclass(frozen=True)
@@ -128,3 +129,14 @@ class TextEmbedding:
     vector: NDArray[np.float32]  # (dimension,)
     tokens: int  # tokens the model saw, special ones included
     truncated: bool  # the text was longer than the model's limit
+
+
+@dataclass(frozen=True)
+class NodeStatus:
+    """What a node says of itself: rendered by `/readyz` and `parakh doctor`."""
+
+    node: str
+    state: Literal["ready", "loading", "sick"]
+    reason: str | None = None  # why it is not ready
+    last_forward_age_s: float | None = None  # seconds since the last real forward pass that succeeded
+    model: ModelCard | None = None

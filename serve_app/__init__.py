@@ -1,0 +1,1 @@
+"""What faces the outside: configuration, graph, pipeline, HTTP, records, command line."""

@@ -1,0 +1,126 @@
+"""A post as it comes in, and the verdict that goes out: the two shapes every door shares."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+
+from deployments.runtime.values import ContentType, Modality, Status, Weights
+
+_LANGUAGE = re.compile(r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")  # the shape of a BCP-47 tag (RFC 5646), not its registry
+MAX_CLOCK_SKEW = timedelta(minutes=5)
+
+Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\s/\x00-\x1f\x7f]+$")]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Post(Frozen):
+    """What a user published, without its media."""
+
+    post_id: Id = Field(description="The client's own id: up to 128 characters, no white space or slash.")
+    author_id: Id = Field(description="Who published it.")
+    content_type: ContentType
+    created_at: datetime = Field(description="When it was published, with a time zone (RFC 3339).")
+    language: str | None = Field(None, description="BCP-47 tag; identified from the caption where missing.")
+    caption: str | None = Field(None, max_length=100_000, description="The post's text.")
+    revision: int = Field(0, ge=0, le=2**31 - 1, description="Rises by one each time the author edits the post.")
+
+    @field_validator("language")
+    @classmethod
+    def _bcp47(cls, value: str | None) -> str | None:
+        if value is not None and not _LANGUAGE.match(value):
+            raise ValueError("must be a BCP-47 language tag such as 'hi' or 'en-IN'")
+        return value
+
+    @field_validator("created_at")
+    @classmethod
+    def _aware_and_past(cls, value: datetime) -> datetime:
+        if value.tzinfo is None:
+            raise ValueError("must carry a time zone, for instance 2026-11-21T10:00:00Z")
+        if value > datetime.now(UTC) + MAX_CLOCK_SKEW:
+            raise ValueError("lies in the future")
+        return value.astimezone(UTC)
+
+
+class MediaSource(Frozen):
+    """Where a post's media comes from: exactly one of bytes or a URL."""
+
+    data: bytes | None = None
+    url: str | None = None
+
+
+class Decision(Frozen):
+    action: str  # allow, review or block
+    category: str | None  # the category whose threshold decided; None where nothing was above one
+    threshold: float | None
+    policy_version: str
+    reason: str  # one sentence a moderator can read
+
+
+class ModalityReport(Frozen):
+    """A ModalityStatus as the API shows it; None fields are left out."""
+
+    status: Status
+    reason: str | None = None
+    frames: int | None = None
+    seconds: float | None = None
+    tokens: int | None = None
+    truncated: bool | None = None
+
+
+class SegmentReport(Frozen):
+    start_s: float
+    end_s: float
+    modality: Modality
+    category: str
+    score: float
+
+
+class EvidenceReport(Frozen):
+    """A per-frame number that is not a category score, for instance OpenNSFW's own probability."""
+
+    name: str
+    max: float
+    mean: float
+    at_s: float | None = None  # where the maximum is
+
+
+class ModelReport(Frozen):
+    name: str
+    version: str
+    weights: Weights
+    note: str = ""
+
+
+class LanguageReport(Frozen):
+    tag: str
+    identified: bool  # True where the client gave none and it was identified from the caption
+    confidence: float | None = None
+
+
+class Verdict(Frozen):
+    """What was decided of one post at one revision under one policy version."""
+
+    post_id: str
+    revision: int
+    nsfw_score: float  # 1 - P(safe)
+    category_scores: Mapping[str, float]  # seven, summing to 1
+    created_at: datetime
+    decided_at: datetime
+    age_s: float  # decided_at - created_at
+    language: LanguageReport | None
+    decision: Decision
+    modalities: Mapping[Modality, ModalityReport]
+    segments: list[SegmentReport]
+    evidence: list[EvidenceReport]
+    matches: list[Mapping[str, Any]] = []
+    models: Mapping[str, ModelReport]  # node name -> model
+    media_sha256: str | None = None
+    timings_s: Mapping[str, float] = {}  # step -> seconds, as seen by the pipeline
