@@ -120,6 +120,8 @@ class Embeddings:
     vectors: NDArray[np.float32]  # (n, dimension)
     evidence: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # name -> (n,), shown in the verdict
     times_s: NDArray[np.float32] | None = None  # (n,) where each frame is, or each sound example starts
+    model: ModelCard | None = None  # which model made them: set by the node
+    joint: NDArray[np.float32] | None = None  # (n, joint dimension), visual only: the space shared with text
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,7 @@ class TextEmbedding:
     vector: NDArray[np.float32]  # (dimension,)
     tokens: int  # tokens the model saw, special ones included
     truncated: bool  # the text was longer than the model's limit
+    model: ModelCard | None = None  # which model made it: set by the node
 
 
 @dataclass(frozen=True)
