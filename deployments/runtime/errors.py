@@ -6,6 +6,7 @@
     │   ├── TooLarge          413  a byte, pixel, duration or count cap
     │   ├── UnsupportedMedia  415  container or image format not on the list
     │   └── UndecodableMedia  422  the right container, but nothing in it decodes
+    ├── NotFound              404  no such post, model or route
     ├── FetchFailed           422  the media's own server did not deliver
     ├── Overloaded            429  queues are full; carries retry_after_s
     ├── NodeUnavailable       503  a node has no healthy replica
@@ -69,6 +70,11 @@ class UnsupportedMedia(InvalidInput):
 class UndecodableMedia(InvalidInput):
     status, code = 422, "undecodable_media"
     message = "The media does not decode."
+
+
+class NotFound(ParakhError):
+    status, type, code = 404, "invalid_request_error", "not_found"
+    message = "There is no such thing here."
 
 
 class FetchFailed(ParakhError):

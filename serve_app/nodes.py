@@ -1,0 +1,45 @@
+"""What the pipeline needs of the graph's nodes: one small protocol, filled by Ray handles (`graph.py`),
+by plain objects in this process (`local_nodes.py`), or by fakes in tests.
+
+Frames and sound are opaque here: an array in-process, a reference into shared memory on Ray, so that
+they never pass through the ingress.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from deployments.fusion.head import FusionInput, FusionOutput
+
+from deployments.runtime.values import DecodedMedia, Embeddings, ModelCard, NodeStatus, SoundBlock, TextEmbedding
+from serve_app.posts import MediaSource
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """What the media node made of one file, its arrays left where they are."""
+
+    media: DecodedMedia  # `frames` and `sound` are None here
+    frames: Any | None  # what `encode_frames` takes; None where there are none
+    sound: Any | None  # what `encode_sound` takes
+
+
+class NodeHandles(Protocol):
+    """Every call may raise ParakhError subclasses; NodeUnavailable means that asking once more may help."""
+
+    async def decode(self, media: MediaSource) -> Decoded: ...
+
+    async def encode_frames(self, frames: Any) -> Embeddings: ...
+
+    async def encode_sound(self, sound: Any, blocks: tuple[SoundBlock, ...]) -> Embeddings: ...
+
+    async def encode_text(self, text: str) -> TextEmbedding: ...
+
+    async def encode_joint_text(self, text: str) -> TextEmbedding:
+        """Text in the visual encoder's joint space. Raises NotFound where the profile has none."""
+        ...
+
+    async def fuse(self, parts: FusionInput) -> tuple[FusionOutput, ModelCard]: ...
+
+    async def status(self) -> list[NodeStatus]: ...
