@@ -1,0 +1,1 @@
+"""Fusion: three embeddings in, seven category scores and the seconds that drive them out."""

@@ -1,0 +1,238 @@
+"""A policy: thresholds as versioned data, and the one function that turns scores into an action.
+
+YAML -> Policy (validated whole, errors name file and field) -> decide(scores, language, modalities) -> PolicyDecision.
+The severest triggered action counts. Raising the score of a category never lowers the action; a modality that
+failed, or nothing usable at all, makes it at least `review`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from deployments.policy.strict_yaml import StrictYamlError, read_strict_yaml
+from deployments.runtime.errors import InvalidInput
+from deployments.runtime.values import Modality, ModalityStatus, Status
+
+CATEGORIES: tuple[str, ...] = ("safe", "nudity", "sexual", "violence", "abusive", "hate", "dangerous")
+UNSAFE = CATEGORIES[1:]
+ANY = "any"
+
+Action = Literal["allow", "review", "block"]
+ACTIONS: tuple[Action, ...] = ("allow", "review", "block")  # in rising order
+
+Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class PolicyError(InvalidInput):
+    """The policy file is wrong: the message names the file and the field."""
+
+    code = "invalid_policy"
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Thresholds(_Data):
+    review: Threshold = Field(description="At or above this score a moderator looks.")
+    block: Threshold = Field(description="At or above this score the post is blocked.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Thresholds:
+        if self.block < self.review:
+            raise ValueError(f"block threshold {self.block} is below review threshold {self.review}")
+        return self
+
+    def action(self, score: float) -> Action:
+        if score >= self.block:
+            return "block"
+        return "review" if score >= self.review else "allow"
+
+    def of(self, action: Action) -> float:
+        return self.block if action == "block" else self.review
+
+
+@dataclass(frozen=True)
+class PolicyDecision:
+    action: Action
+    category: str | None  # the category that decided; None where no threshold was reached
+    threshold: float | None
+    policy_version: str
+    reason: str  # one sentence a moderator can read
+
+
+class Policy(_Data):
+    version: str = Field(min_length=1, max_length=64, description="Stands in every verdict; change it with every edit.")
+    default_action: Action = Field("allow", description="The action where no threshold is reached.")
+    on_failed_modality: Literal["review", "block"] = Field("review", description="At least this where one failed.")
+    categories: Mapping[str, Thresholds] = Field(description="One entry for each category but `safe`.")
+    any: Thresholds = Field(description="Thresholds on nsfw_score = 1 - P(safe).")
+    languages: Mapping[str, Mapping[str, Thresholds]] = Field(
+        default_factory=dict, description="BCP-47 prefix -> category (or `any`) -> thresholds that replace the above."
+    )
+    severity: Annotated[list[Threshold], Field(min_length=3, max_length=3)] = Field(
+        [0.25, 0.5, 0.8], description="Scores at which severity 2, 4 and 6 begin."
+    )
+
+    @field_validator("categories")
+    @classmethod
+    def _all_six(cls, value: Mapping[str, Thresholds]) -> Mapping[str, Thresholds]:
+        _refuse_unknown(value, UNSAFE)
+        if missing := [name for name in UNSAFE if name not in value]:
+            raise ValueError(f"missing category {', '.join(missing)}")
+        return value
+
+    @field_validator("languages")
+    @classmethod
+    def _known_overrides(cls, value: Mapping[str, Mapping[str, Thresholds]]) -> Mapping[str, Mapping[str, Thresholds]]:
+        for tag, overrides in value.items():
+            if not all(part.isascii() and part.isalnum() and len(part) <= 8 for part in tag.split("-")):
+                raise ValueError(f"{tag!r} is not a BCP-47 language tag")
+            _refuse_unknown(overrides, (*UNSAFE, ANY))
+        folded = {tag.lower(): overrides for tag, overrides in value.items()}
+        if len(folded) < len(value):
+            raise ValueError("the same language stands there twice in different case")
+        return folded
+
+    @field_validator("severity")
+    @classmethod
+    def _rising(cls, value: list[float]) -> list[float]:
+        if sorted(set(value)) != value:
+            raise ValueError("severity cut points must rise")
+        return value
+
+    @classmethod
+    def load(cls, path: Path) -> Policy:
+        """Read and validate a policy file. Raises PolicyError that names the file and the field."""
+        try:
+            return cls.model_validate(read_strict_yaml(path))
+        except OSError as error:
+            raise PolicyError(f"{path}: cannot be read: {error.strerror}") from None
+        except StrictYamlError as error:
+            raise PolicyError(f"{path}: {error}") from None
+        except ValidationError as error:
+            raise PolicyError(f"{path}: {_first(error)}") from None
+
+    def thresholds(self, category: str, language: str | None = None) -> Thresholds:
+        """The thresholds that count for a category (or `any`) in a language."""
+        return self._resolve(category, language)[0]
+
+    def _resolve(self, category: str, language: str | None) -> tuple[Thresholds, str | None]:
+        """RFC 4647 lookup: hi-Latn-IN asks hi-latn-in, hi-latn, hi, then the general entry."""
+        parts = language.lower().split("-") if language else []
+        while parts:
+            tag = "-".join(parts)
+            if found := self.languages.get(tag, {}).get(category):
+                return found, tag
+            parts.pop()
+        return (self.any if category == ANY else self.categories[category]), None
+
+    def severity_of(self, score: float) -> int:
+        """0, 2, 4 or 6: the steps moderation interfaces show for harm severity, cut at `severity`."""
+        return 2 * sum(score >= cut for cut in self.severity)
+
+    def decide(
+        self,
+        category_scores: Mapping[str, float],
+        language: str | None,
+        modalities: Mapping[Modality, ModalityStatus],
+    ) -> PolicyDecision:
+        """The action for one post. Scores are ignored, and may be empty, where no modality was usable.
+
+        Raises InvalidInput where the scores lack a category or hold a number outside 0..1.
+        """
+        if not any(status.usable for status in modalities.values()):
+            return self._without_scores(modalities)
+        scored = self._by_scores(_checked(category_scores), language)
+        return self._with_failures(scored, modalities)
+
+    def _by_scores(self, scores: Mapping[str, float], language: str | None) -> PolicyDecision:
+        worst = max(UNSAFE, key=lambda name: scores[name])
+        candidates = [(name, name, scores[name]) for name in UNSAFE] + [(ANY, worst, 1.0 - scores["safe"])]
+        best: tuple[int, float, PolicyDecision] | None = None
+        for key, category, score in candidates:
+            thresholds, tag = self._resolve(key, language)
+            action = thresholds.action(score)
+            if action == "allow" or ACTIONS.index(action) < ACTIONS.index(self.default_action):
+                continue
+            rank = (ACTIONS.index(action), score if key != ANY else 0.0)  # a category explains better than `any`
+            if best is None or rank > best[:2]:
+                limit = thresholds.of(action)
+                reason = _reason(key, category, score, action, limit, tag)
+                best = (*rank, PolicyDecision(action, category, limit, self.version, reason))
+        if best is not None:
+            return best[2]
+        reason = f"No score reached a threshold; the highest was {worst} at {scores[worst]:.2f}."
+        return PolicyDecision(self.default_action, None, None, self.version, reason)
+
+    def _with_failures(self, scored: PolicyDecision, modalities: Mapping[Modality, ModalityStatus]) -> PolicyDecision:
+        failures = _failures(modalities)
+        if not failures:
+            return scored
+        if ACTIONS.index(scored.action) >= ACTIONS.index(self.on_failed_modality):
+            reason = f"{scored.reason.removesuffix('.')}; {failures}."
+            return PolicyDecision(scored.action, scored.category, scored.threshold, self.version, reason)
+        reason = f"{_capital(failures)}, so a person must look; no score of the rest decided more."
+        if self.on_failed_modality == "block":
+            reason = f"{_capital(failures)}, and the policy blocks such posts."
+        return PolicyDecision(self.on_failed_modality, None, None, self.version, reason)
+
+    def _without_scores(self, modalities: Mapping[Modality, ModalityStatus]) -> PolicyDecision:
+        failures = _failures(modalities)
+        floor = self.on_failed_modality if failures else "review"
+        action = max(floor, self.default_action, "review", key=ACTIONS.index)
+        cause = f": {failures}" if failures else ""
+        return PolicyDecision(action, None, None, self.version, f"Nothing of this post could be judged{cause}.")
+
+
+@cache
+def default_policy() -> Policy:
+    return Policy.load(Path(__file__).with_name("default.yaml"))
+
+
+def _refuse_unknown(given: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for name in given:
+        if name == "safe":
+            raise ValueError("`safe` takes no threshold; use `any` for 1 - P(safe)")
+        if name not in known:
+            raise ValueError(f"unknown category {name!r}; known are {', '.join(known)}")
+
+
+def _checked(scores: Mapping[str, float]) -> Mapping[str, float]:
+    for name in CATEGORIES:
+        score = scores.get(name)
+        if score is None or not math.isfinite(score) or not -1e-6 <= score <= 1 + 1e-6:
+            raise InvalidInput(f"The category score of {name} is missing or not between 0 and 1.")
+    return scores
+
+
+def _reason(key: str, category: str, score: float, action: Action, limit: float, tag: str | None) -> str:
+    what = f"The score of {category}" if key != ANY else f"1 - P(safe), mostly {category},"
+    where = f" for language {tag}" if tag else ""
+    return f"{what} is {score:.2f}, at or above the {action} threshold of {limit:.2f}{where}."
+
+
+def _failures(modalities: Mapping[Modality, ModalityStatus]) -> str:
+    failed = [(name, status) for name, status in modalities.items() if status.status is Status.FAILED]
+    parts = [
+        f"{name.value} could not be judged" + (f" ({s.reason.rstrip('.')})" if s.reason else "") for name, s in failed
+    ]
+    return " and ".join(parts)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def _first(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    field = ".".join(str(part) for part in problem["loc"]) or "the document"
+    others = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{field}: {problem['msg'].removeprefix('Value error, ')}{others}"
