@@ -27,7 +27,7 @@ Result = TypeVar("Result")
 
 
 class BatchSettings(BaseModel):
-    """Batching part of every node's settings."""
+    """The limits of a batcher; they may change while it runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -37,7 +37,6 @@ class BatchSettings(BaseModel):
     max_queue_items: int = Field(
         1024, ge=1, description="Items waiting beyond the running batch; one more is refused with 429."
     )
-    workers: int = Field(1, ge=1, description="Batches that run at the same time, each in a thread of its own.")
 
 
 class BatchObserver(Protocol):
@@ -74,6 +73,7 @@ class MicroBatcher(Generic[Item, Result]):
             is tried once more alone, so that one poisoned item fails alone.
         weight: cost of an item in the unit of `settings.max_batch_weight`, at least 1.
         bucket: items whose buckets differ never share a batch.
+        workers: batches that run at the same time, each in a thread of its own.
     """
 
     def __init__(
@@ -81,6 +81,7 @@ class MicroBatcher(Generic[Item, Result]):
         run: Callable[[Sequence[Item]], Sequence[Result | Exception]],
         *,
         settings: BatchSettings,
+        workers: int = 1,
         weight: Callable[[Item], int] = lambda _: 1,
         bucket: Callable[[Item], Hashable] = lambda _: None,
         observer: BatchObserver | None = None,
@@ -88,13 +89,14 @@ class MicroBatcher(Generic[Item, Result]):
     ) -> None:
         self.settings = settings
         self._run = run
+        self._workers = workers
         self._weight = weight
         self._bucket = bucket
         self._observer = observer or NoObserver()
         self._clock = clock
         self._queue: deque[_Entry[Item, Result]] = deque()
         self._running: dict[asyncio.Task[None], float] = {}  # batch task -> when it started
-        self._executor = ThreadPoolExecutor(settings.workers, thread_name_prefix="batch")
+        self._executor = ThreadPoolExecutor(workers, thread_name_prefix="batch")
         self._wake_scheduled = False
         self._closed = False
 
@@ -148,7 +150,7 @@ class MicroBatcher(Generic[Item, Result]):
 
     def _start_batches(self) -> None:
         self._wake_scheduled = False
-        while len(self._running) < self.settings.workers:
+        while len(self._running) < self._workers:
             batch = self._take_batch()
             if not batch:
                 break

@@ -1,37 +1,31 @@
-"""One encoder behind a micro-batcher, with health that means something: the pure part of every encoder node.
+"""One encoder behind a micro-batcher, with its health: all of an encoder node but its Ray wrapper.
 
-In: items from many callers. Out: results. Ray only wraps this class (`serving.py`); `parakh moderate` uses it bare.
-Health is told by real forward passes: traffic counts, and an idle node runs the encoder's own example,
-so that the last one is never older than MAX_FORWARD_AGE_S.
+In: items from many callers on one event loop. Out: results, stamped with the model that made them.
+`parakh moderate` and the tests use it bare; `deployment.py` of each node folder serves it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import logging
-import time
-from collections.abc import Sequence
-from typing import Generic, Literal, TypeVar
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 from pydantic import Field
 
 from deployments.runtime.batcher import BatchObserver, BatchSettings, MicroBatcher
 from deployments.runtime.encoder import Encoder
-from deployments.runtime.errors import InvalidInput, NodeUnavailable, ParakhError, StuckBatch
-from deployments.runtime.values import NodeStatus
+from deployments.runtime.errors import InvalidInput
+from deployments.runtime.health import Health
+from deployments.runtime.values import Embeddings, NodeStatus, TextEmbedding
 
 Item = TypeVar("Item")
-Result = TypeVar("Result")
-
-logger = logging.getLogger(__name__)
-
-PROBE_AFTER_S = 12.0  # Serve asks for health every 10 s: an idle node is probed at every second asking
-MAX_FORWARD_AGE_S = 30.0
+Result = TypeVar("Result", bound=Embeddings | TextEmbedding)
 
 
 class NodeSettings(BatchSettings):
     """What every encoder node is set by, beside its model."""
 
+    workers: int = Field(1, ge=1, description="Batches that run at the same time, each in a thread of its own.")
     stuck_after_s: float = Field(
         60.0, gt=0, description="A batch running longer than this makes the node sick, and Serve replaces the replica."
     )
@@ -47,52 +41,44 @@ class EncoderNode(Generic[Item, Result]):
     def __init__(
         self, name: str, encoder: Encoder[Item, Result], settings: NodeSettings, observer: BatchObserver | None = None
     ) -> None:
-        self.name = name
         self.encoder = encoder
-        self.settings = settings
         encoder.load()
         self._warm_up()
-        self._last_forward = time.monotonic()
-        self._last_error: str | None = None
         self._batcher: MicroBatcher[Item, Result] = MicroBatcher(
-            self._encode, settings=settings, weight=encoder.weight, bucket=encoder.bucket, observer=observer
+            self._encode,
+            settings=BatchSettings(
+                max_batch_weight=settings.max_batch_weight, max_queue_items=settings.max_queue_items
+            ),
+            workers=settings.workers,
+            weight=encoder.weight,
+            bucket=encoder.bucket,
+            observer=observer,
+        )
+        self._health = Health(
+            name,
+            probe=lambda: self._batcher.submit(encoder.example(), timeout_s=settings.stuck_after_s),
+            running_s=self._batcher.oldest_running_s,
+            stuck_after_s=settings.stuck_after_s,
         )
 
     async def encode(self, item: Item, *, timeout_s: float | None = None) -> Result:
         """One item's result; raises what MicroBatcher.submit raises."""
-        return await self._batcher.submit(item, timeout_s=timeout_s)
-
-    async def encode_all(self, items: Sequence[Item], *, timeout_s: float | None = None) -> list[Result]:
-        """Several items of one caller, in order; they may ride in different batches. Raises the first error."""
-        return list(await asyncio.gather(*(self.encode(item, timeout_s=timeout_s) for item in items)))
+        result = await self._batcher.submit(item, timeout_s=timeout_s)
+        return dataclasses.replace(result, model=self.encoder.card)
 
     async def status(self) -> NodeStatus:
-        """Never raises: a sick node says why."""
-        try:
-            await self.check_health()
-        except ParakhError as error:
-            return self._status("sick", reason=str(error))
-        return self._status("ready")
+        return await self._health.status(self.encoder.card)
 
     async def check_health(self) -> None:
-        """Raise StuckBatch or NodeUnavailable where this replica should be replaced."""
-        running_s = self._batcher.oldest_running_s()
-        if running_s > self.settings.stuck_after_s:
-            raise StuckBatch(f"{self.name}: a batch has been running for {running_s:.0f} s.")
-        if time.monotonic() - self._last_forward > PROBE_AFTER_S and running_s == 0:
-            await self._probe()
-        if time.monotonic() - self._last_forward > MAX_FORWARD_AGE_S and self._last_error is not None:
-            raise NodeUnavailable(f"{self.name}: the last forward passes failed ({self._last_error}).")
+        """Asked by Serve; raises where this replica should be replaced."""
+        await self._health.check()
+
+    def reconfigure(self, limits: Mapping[str, Any]) -> None:
+        """Change `max_batch_weight` or `max_queue_items` while running (Serve's `user_config`); others are refused."""
+        self._batcher.settings = BatchSettings.model_validate({**self._batcher.settings.model_dump(), **limits})
 
     async def close(self) -> None:
         await self._batcher.close()
-
-    async def _probe(self) -> None:
-        try:
-            await self._batcher.submit(self.encoder.example(), timeout_s=self.settings.stuck_after_s)
-        except Exception as error:  # whatever a model may raise is a sick node, not a crash of the health check
-            logger.exception("%s: the probe's forward pass failed", self.name)
-            self._last_error = type(error).__name__
 
     def _warm_up(self) -> None:
         result = self.encoder.encode([self.encoder.example()])[0]
@@ -104,12 +90,11 @@ class EncoderNode(Generic[Item, Result]):
         try:
             results = self.encoder.encode(items)
         except Exception as error:
-            self._last_error = type(error).__name__
+            self._health.failed(error)
             raise
-        if any(not isinstance(result, Exception) or isinstance(result, InvalidInput) for result in results):
-            self._last_forward, self._last_error = time.monotonic(), None
+        failures = [r for r in results if isinstance(r, Exception) and not isinstance(r, InvalidInput)]
+        if len(failures) < len(results):
+            self._health.succeeded()
+        elif failures:
+            self._health.failed(failures[0])
         return results
-
-    def _status(self, state: Literal["ready", "sick"], reason: str | None = None) -> NodeStatus:
-        age_s = round(time.monotonic() - self._last_forward, 1)
-        return NodeStatus(self.name, state, reason, last_forward_age_s=age_s, model=self.encoder.card)

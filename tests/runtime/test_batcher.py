@@ -34,8 +34,8 @@ class Doubler:
         return [ValueError("poison") if item < 0 else item * 2 for item in items]
 
 
-def batcher(run: Doubler, **kwargs: int) -> MicroBatcher[int, int]:
-    return MicroBatcher(run, settings=BatchSettings(**kwargs))
+def batcher(run: Doubler, *, workers: int = 1, **limits: int) -> MicroBatcher[int, int]:
+    return MicroBatcher(run, settings=BatchSettings(**limits), workers=workers)
 
 
 async def until_running(run: Doubler, batches: int = 1) -> None:
