@@ -75,7 +75,7 @@ def ensure_e5_directory(models_dir: Path, progress: Progress = lambda step, frac
         return target
     if target.exists():
         progress(f"{NAME}: made again, {damage}", 0.0)
-    weights, tokenizer = _source_file(WEIGHTS_SOURCE), _source_file(TOKENIZER_SOURCE)
+    weights, tokenizer = _source_file(WEIGHTS_SOURCE), tokenizer_file()
     models_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{NAME}-", dir=models_dir) as scratch:
         made = Path(scratch) / NAME
@@ -83,6 +83,11 @@ def ensure_e5_directory(models_dir: Path, progress: Progress = lambda step, frac
         _replace(made, target, Path(scratch) / "old")
     progress(f"{NAME}: ready", 1.0)
     return target
+
+
+def tokenizer_file() -> Path:
+    """The true XLM-R tokenizer.json (250 002 pieces), verified. Raises MissingWeights or WrongWeights."""
+    return _source_file(TOKENIZER_SOURCE)
 
 
 def _source_file(source: Mapping[str, str]) -> Path:
