@@ -1,0 +1,148 @@
+"""The sound: chosen packets in, mono float32 at 16 kHz out, whole or in evenly spread blocks.
+
+Channels are averaged here and not by the resampler, whose mono level depends on the sample format of the source;
+a file whose channels cancel each other is heard through its loudest channel.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import av
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.media.container import ERRORS, limit_decoder
+from deployments.media.index import PacketList
+from deployments.media.settings import BLOCK_S, MediaSettings
+from deployments.runtime.values import SAMPLE_RATE_HZ, SoundBlock
+
+_EXAMPLE_S = 0.96
+_PREROLL_S = 0.2  # decoded and thrown away before a block: codecs need it to settle
+
+
+@dataclass(frozen=True)
+class Stretch:
+    start_s: float
+    stop_s: float
+
+
+def plan_stretches(start_s: float, end_s: float, max_sound_s: float) -> list[Stretch]:
+    """One stretch for sound that is heard whole; else as many 9.6 s blocks as fit into `max_sound_s`."""
+    if end_s - start_s <= max_sound_s:
+        return [Stretch(start_s, float("inf"))]
+    count = int(max_sound_s / BLOCK_S + 1e-6)
+    starts = np.linspace(start_s, end_s - BLOCK_S, count)
+    return [Stretch(float(start), float(start) + BLOCK_S) for start in starts]
+
+
+class SoundPicker:
+    """Takes the sound packets of a file one by one, in file order."""
+
+    def __init__(
+        self, stream: av.AudioStream, packets: PacketList, stretches: list[Stretch], settings: MediaSettings
+    ) -> None:
+        limit_decoder(stream, settings)
+        self._codec = stream.codec_context
+        self._times = packets.times_s
+        self._stretches = stretches
+        self._whole = len(stretches) == 1
+        self._left = int(settings.max_sound_s * SAMPLE_RATE_HZ)
+        self._ordinal = -1
+        self._at = 0
+        self._resampler: av.AudioResampler | None = None
+        self._chunks: list[NDArray[np.float32]] = []
+        self._first_s: float | None = None
+        self.parts: list[tuple[float, NDArray[np.float32]]] = []  # (start, samples)
+        self.damaged = 0
+        self.cut = False  # there was more sound than its timestamps said, and than may be heard
+
+    @property
+    def done(self) -> bool:
+        return self._at >= len(self._stretches)
+
+    def feed(self, packet: av.Packet[av.AudioStream]) -> None:
+        self._ordinal += 1
+        if self.done:
+            return
+        at_s = float(self._times[self._ordinal]) if self._ordinal < len(self._times) else 0.0
+        stretch = self._stretches[self._at]
+        if at_s >= stretch.stop_s or self.cut:
+            self.finish_stretch()
+            if self.done:
+                return
+            stretch = self._stretches[self._at]
+        if at_s >= stretch.start_s - _PREROLL_S or self._whole:
+            self._decode(packet)
+
+    def finish_stretch(self) -> None:
+        if self.done:
+            return
+        self._decode(None)
+        self._resample(None)
+        self._codec.flush_buffers()
+        self._resampler = None
+        if self._chunks:
+            self._keep(self._stretches[self._at], np.concatenate(self._chunks))
+        self._chunks, self._first_s = [], None
+        self._at += 1
+
+    def _keep(self, stretch: Stretch, samples: NDArray[np.float32]) -> None:
+        start_s = self._first_s if self._first_s is not None else stretch.start_s
+        if not self._whole:
+            skip = max(0, round((stretch.start_s - start_s) * SAMPLE_RATE_HZ))
+            start_s += skip / SAMPLE_RATE_HZ
+            samples = samples[skip : skip + round(BLOCK_S * SAMPLE_RATE_HZ)]
+            example = round(_EXAMPLE_S * SAMPLE_RATE_HZ)
+            samples = samples[: len(samples) // example * example]
+        if len(samples):
+            self.parts.append((start_s, samples))
+
+    def _decode(self, packet: av.Packet[av.AudioStream] | None) -> None:
+        try:
+            frames = self._codec.decode(packet)
+        except ERRORS:
+            self.damaged += 1
+            return
+        for frame in frames:
+            if self._first_s is None:
+                self._first_s = float(frame.time) if frame.time is not None else 0.0
+            self._resample(frame)
+
+    def _resample(self, frame: av.AudioFrame | None) -> None:
+        try:
+            self._collect(self._through(frame))
+        except ERRORS:  # the format changed in mid-stream, or the frame is nonsense
+            self._resampler = None
+            self.damaged += 1
+
+    def _through(self, frame: av.AudioFrame | None) -> list[av.AudioFrame]:
+        if self._resampler is None:
+            if frame is None:
+                return []
+            self._resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE_HZ)
+        return self._resampler.resample(frame)
+
+    def _collect(self, frames: list[av.AudioFrame]) -> None:
+        for frame in frames:
+            samples = to_mono(frame.to_ndarray())[: self._left if self._whole else None]
+            if self._whole:
+                self._left -= len(samples)
+                self.cut = self._left <= 0
+            self._chunks.append(samples)
+
+    def result(self, start_s: float) -> tuple[NDArray[np.float32] | None, tuple[SoundBlock, ...]]:
+        """All blocks laid end to end; times counted from `start_s`."""
+        if not self.parts:
+            return None, ()
+        blocks, first = [], 0
+        for at_s, samples in self.parts:
+            blocks.append(SoundBlock(max(0.0, at_s - start_s), first, len(samples)))
+            first += len(samples)
+        return np.concatenate([samples for _, samples in self.parts]), tuple(blocks)
+
+
+def to_mono(channels: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(channels, samples) -> (samples,) in -1..1, finite."""
+    channels = np.nan_to_num(channels, nan=0.0, posinf=0.0, neginf=0.0)
+    return np.clip(channels.mean(axis=0, dtype=np.float32), -1.0, 1.0)

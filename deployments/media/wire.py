@@ -1,0 +1,158 @@
+"""What parent and decoding child say to each other: length-prefixed JSON over a socket pair, arrays in shared memory.
+
+A job carries two file descriptors: the media's bytes and an empty area for the result, both without a name. The
+answer is JSON, never pickle: a child that hostile media has taken over must not be able to run code in its parent.
+"""
+
+from __future__ import annotations
+
+import array
+import json
+import math
+import os
+import socket
+import struct
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.media.settings import MediaSettings
+from deployments.runtime.errors import InvalidInput, TooLarge, UndecodableMedia, UnsupportedMedia
+from deployments.runtime.values import (
+    SAMPLE_RATE_HZ,
+    ContentType,
+    DecodedMedia,
+    FrameSpec,
+    ModalityStatus,
+    SoundBlock,
+    Status,
+)
+
+_LENGTH = struct.Struct("!I")
+_MAX_MESSAGE = 2**20
+_ERRORS: dict[str, type[InvalidInput]] = {kind.code: kind for kind in (TooLarge, UndecodableMedia, UnsupportedMedia)}
+
+
+class Broken(Exception):
+    """The other side is gone, or what it said makes no sense."""
+
+
+def send(channel: socket.socket, message: dict[str, Any], descriptors: tuple[int, ...] = ()) -> None:
+    body = json.dumps(message).encode()
+    payload = _LENGTH.pack(len(body)) + body
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors))] if descriptors else []
+    sent = channel.sendmsg([payload], rights)
+    channel.sendall(payload[sent:])
+
+
+def receive(channel: socket.socket, descriptors: int = 0) -> tuple[dict[str, Any], list[int]]:
+    """Raises Broken at the end of the stream, TimeoutError after the channel's timeout."""
+    head, received, _, _ = socket.recv_fds(channel, _LENGTH.size, descriptors)
+    try:
+        head += _exactly(channel, _LENGTH.size - len(head)) if head else b""
+        if not head:
+            raise Broken("closed")
+        (length,) = _LENGTH.unpack(head)
+        if length > _MAX_MESSAGE:
+            raise Broken("message too long")
+        message = json.loads(_exactly(channel, length))
+        if not isinstance(message, dict) or len(received) != descriptors:
+            raise Broken("not a message")
+    except (Broken, ValueError) as error:
+        for descriptor in received:
+            os.close(descriptor)
+        raise Broken(str(error)) from error
+    return message, received
+
+
+def _exactly(channel: socket.socket, length: int) -> bytes:
+    chunks = []
+    while length:
+        chunk = channel.recv(min(length, 2**16))
+        if not chunk:
+            raise Broken("closed")
+        chunks.append(chunk)
+        length -= len(chunk)
+    return b"".join(chunks)
+
+
+def anonymous_file(name: str) -> int:
+    """A descriptor of memory without a name in any directory."""
+    return os.memfd_create(name, os.MFD_CLOEXEC)
+
+
+def result_bytes(settings: MediaSettings, spec: FrameSpec) -> int:
+    """The most that one file can become; untouched pages cost nothing."""
+    frames = max(settings.max_frames, settings.min_animation_frames) * spec.crop * spec.crop * 3
+    return frames + (math.ceil(settings.max_sound_s) + 1) * SAMPLE_RATE_HZ * 4 + 64
+
+
+def pack(media: DecodedMedia, area: memoryview) -> dict[str, Any]:
+    """Frames first, then sound at the next multiple of 4, laid into `area`; everything else into the message."""
+    frames, sound = media.frames, media.sound
+    offset = 0
+    if frames is not None:
+        area[: frames.nbytes] = memoryview(np.ascontiguousarray(frames)).cast("B")
+        offset = frames.nbytes
+    offset = (offset + 3) // 4 * 4
+    if sound is not None:
+        area[offset : offset + sound.nbytes] = memoryview(np.ascontiguousarray(sound)).cast("B")
+    return {
+        "content_type": media.content_type,
+        "container": media.container,
+        "sha256": media.sha256,
+        "duration_s": media.duration_s,
+        "visual": asdict(media.visual),
+        "audio": asdict(media.audio),
+        "frame_times_s": None if media.frame_times_s is None else [float(t) for t in media.frame_times_s],
+        "frame_side": None if frames is None else frames.shape[1],
+        "sound_blocks": [[block.start_s, block.first_sample, block.samples] for block in media.sound_blocks],
+        "samples": None if sound is None else len(sound),
+    }
+
+
+def unpack(message: dict[str, Any], area: memoryview, size_bytes: int) -> DecodedMedia:
+    """Copies the arrays out of the shared area: the child can no longer change them. Raises Broken on nonsense."""
+    try:
+        return _unpack(message, area, size_bytes)
+    except (KeyError, TypeError, ValueError) as error:
+        raise Broken("the child's answer makes no sense") from error
+
+
+def _unpack(message: dict[str, Any], area: memoryview, size_bytes: int) -> DecodedMedia:
+    times, side, samples = message["frame_times_s"], message["frame_side"], message["samples"]
+    frames: NDArray[np.uint8] | None = None
+    offset = 0
+    if times is not None and side is not None:
+        offset = len(times) * side * side * 3
+        frames = np.frombuffer(area[:offset], np.uint8).reshape(len(times), side, side, 3).copy()
+    offset = (offset + 3) // 4 * 4
+    sound = None if samples is None else np.frombuffer(area[offset : offset + 4 * samples], np.float32).copy()
+    return DecodedMedia(
+        content_type=ContentType(message["content_type"]),
+        container=str(message["container"]),
+        sha256=str(message["sha256"]),
+        size_bytes=size_bytes,
+        duration_s=message["duration_s"],
+        visual=_status(message["visual"]),
+        audio=_status(message["audio"]),
+        frames=frames,
+        frame_times_s=None if times is None else np.asarray(times, np.float32),
+        sound=sound,
+        sound_blocks=tuple(SoundBlock(float(s), int(f), int(n)) for s, f, n in message["sound_blocks"]),
+    )
+
+
+def _status(fields: dict[str, Any]) -> ModalityStatus:
+    return ModalityStatus(**{**fields, "status": Status(fields["status"])})
+
+
+def pack_error(error: InvalidInput) -> dict[str, Any]:
+    return {"error": error.code, "message": str(error)}
+
+
+def unpack_error(message: dict[str, Any]) -> InvalidInput:
+    kind = _ERRORS.get(str(message["error"]), UndecodableMedia)
+    return kind(str(message.get("message") or "") or None)
