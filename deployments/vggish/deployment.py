@@ -9,7 +9,7 @@ from ray import serve
 from deployments.runtime.node import EncoderNode, NodeSettings
 from deployments.runtime.serving import RayBatchObserver
 from deployments.runtime.values import Embeddings, SoundBlock
-from deployments.vggish.encoder import SoundItem
+from deployments.vggish.examples import SoundItem
 from deployments.vggish.registry import make_encoder
 from deployments.vggish.settings import VggishSettings
 

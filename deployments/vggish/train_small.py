@@ -89,10 +89,9 @@ def make_sounds(per_kind: int, seed: int) -> Sounds:
 def _worse_copy(samples: NDArray[np.float32], random: np.random.Generator) -> NDArray[np.float32]:
     """The same sound 6 dB quieter, 40 ms later, with noise 25 dB below its peak."""
     late = np.concatenate([np.zeros(640, np.float32), samples[:-640]]) * np.float32(0.5)
-    hiss = (
-        random.standard_normal(len(late)).astype(np.float32) * np.abs(late).max() * np.float32(0.3 * 10 ** (-25 / 20))
-    )
-    return late + hiss
+    hiss = random.standard_normal(len(late)) * np.abs(late).max() * 0.3 * 10 ** (-25 / 20)
+    worse: NDArray[np.float32] = (late + hiss).astype(np.float32)
+    return worse
 
 
 def _fit(recipe: Recipe, sounds: Sounds) -> tuple[VggishNetwork, nn.Linear]:
