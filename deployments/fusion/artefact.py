@@ -45,7 +45,7 @@ class TrainedOn(_Data):
 class Pooling(_Data):
     """How window scores join the post's score (see pooling.py)."""
 
-    sharpness: float = Field(2.0, gt=0, le=100)
+    sharpness: float = Field(4.0, gt=0, le=100)
 
 
 class FusionCard(_Data):
