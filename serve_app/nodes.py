@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deployments.fusion.head import FusionInput, FusionOutput
-
 from deployments.runtime.values import DecodedMedia, Embeddings, ModelCard, NodeStatus, SoundBlock, TextEmbedding
 from serve_app.posts import MediaSource
 

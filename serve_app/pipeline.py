@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 import numpy as np
+
 from deployments.fusion.head import FusionInput, FusionOutput
 from deployments.policy.policy import Policy
-
 from deployments.runtime.errors import (
     DeadlineExceeded,
     InvalidInput,

@@ -1,0 +1,74 @@
+"""The media node without Ray: bytes or a URL in, DecodedMedia out, several decodes at a time.
+
+Each decode runs in a killable child process; a thread here only waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from PIL import Image
+
+from deployments.media.decoder import MediaDecoder
+from deployments.media.fetch import Fetcher
+from deployments.media.settings import MediaSettings
+from deployments.runtime.errors import InvalidInput
+from deployments.runtime.health import Health
+from deployments.runtime.values import DecodedMedia, FrameSpec, NodeStatus
+
+
+class MediaNode:
+    def __init__(self, settings: MediaSettings, frame_spec: FrameSpec) -> None:
+        self._decoder = MediaDecoder(settings, frame_spec)
+        self._fetcher = Fetcher(settings)
+        self._threads = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
+        self._started: set[float] = set()  # of the decodes that run now
+        self._health = Health(
+            "media",
+            probe=lambda: self.decode(_one_pixel()),
+            running_s=lambda: time.monotonic() - min(self._started, default=time.monotonic()),
+            stuck_after_s=2 * settings.decode_wall_s,  # the child is killed at once that time; this is the second net
+        )
+
+    async def decode(self, data: bytes) -> DecodedMedia:
+        """Raises UnsupportedMedia, TooLarge or UndecodableMedia."""
+        return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data)
+
+    async def fetch(self, url: str) -> bytes:
+        """Raises UrlRefused, FetchFailed or TooLarge."""
+        return await self._fetcher.fetch(url)
+
+    async def status(self) -> NodeStatus:
+        return await self._health.status(model=None)
+
+    async def check_health(self) -> None:
+        await self._health.check()
+
+    def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._decoder.close()
+
+    def _decode(self, data: bytes) -> DecodedMedia:
+        started = time.monotonic()
+        self._started.add(started)
+        try:
+            decoded = self._decoder.decode(data)
+        except InvalidInput:  # the file's fault, and proof that decoding works
+            self._health.succeeded()
+            raise
+        except Exception as error:
+            self._health.failed(error)
+            raise
+        finally:
+            self._started.discard(started)
+        self._health.succeeded()
+        return decoded
+
+
+def _one_pixel() -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (1, 1), (128, 128, 128)).save(buffer, "PNG")
+    return buffer.getvalue()

