@@ -1,0 +1,53 @@
+"""The FastAPI application over `Services`: middleware, one router for each noun, one error shape.
+
+Its lifespan brings the records' schema up to date and runs the job worker beside the server.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import FastAPI
+
+from serve_app.http import embeddings, errors, health, moderations, posts
+from serve_app.http.health import Readiness
+from serve_app.http.intake import Intake
+from serve_app.http.limits import BodyCap, Deadline, RequestId
+from serve_app.http.openapi import install_openapi
+from serve_app.http.services import Services
+from serve_app.jobs_worker import JobWorker
+
+DESCRIPTION = "Moderates posts: seven categories with evidence, from picture, sound and text."
+
+
+def create_app(services: Services) -> FastAPI:
+    """Build inside the process that serves it. No CORS: the API is for servers, not for browsers."""
+    app = FastAPI(title="Parakh", version="1", description=DESCRIPTION, lifespan=_lifespan, redoc_url=None)
+    worker = JobWorker(services)
+    app.state.services = services
+    app.state.worker = worker
+    app.state.intake = Intake(services, worker)
+    app.state.readiness = Readiness(services)
+    for noun in (moderations, embeddings, posts, health):
+        app.include_router(noun.router)
+    errors.install(app)
+    app.add_middleware(BodyCap, max_bytes=services.settings.max_request_bytes)
+    app.add_middleware(Deadline, timeout_s=services.settings.request_timeout_s)
+    app.add_middleware(RequestId)
+    install_openapi(app)
+    return app
+
+
+@contextlib.asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
+    services: Services = app.state.services
+    await services.records.start()
+    app.state.worker.start()
+    try:
+        yield {}
+    finally:
+        await app.state.worker.stop()
+        await app.state.intake.drain()
+        await services.records.close()

@@ -1,0 +1,47 @@
+"""What the routes call: the moderator (the graph behind a small protocol), the records and the media store."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from deployments.runtime.values import Embeddings, NodeStatus, TextEmbedding
+from serve_app.http.settings import HttpSettings
+from serve_app.media_store import MediaStore
+from serve_app.posts import MediaSource, ModelReport, Post, Verdict
+from serve_app.records import Records
+
+
+class Moderator(Protocol):
+    """The graph as the doors see it. Every method raises a ParakhError where it cannot answer."""
+
+    async def moderate(self, post: Post, media: MediaSource | None, *, deadline_s: float | None = None) -> Verdict: ...
+
+    async def embed_texts(self, model: str, texts: list[str]) -> list[TextEmbedding]: ...
+
+    async def embed_images(self, images: list[bytes]) -> list[Embeddings]: ...
+
+    async def status(self) -> list[NodeStatus]: ...
+
+    def models(self) -> Mapping[str, ModelReport]:
+        """Node name -> model; a model that is not in it is a 404 for the embeddings route."""
+        ...
+
+
+@dataclass(frozen=True)
+class Services:
+    """Everything `create_app` needs."""
+
+    moderator: Moderator
+    records: Records
+    media_store: MediaStore
+    settings: HttpSettings
+    profile: str  # "local" or "full"; the API's model name is parakh-<profile>
+    profile_note: str = ""  # one sentence: what this profile's numbers are worth
+    policy_version: str | None = None  # the policy a stored verdict must have to be replayed; None: any
+    fetch_media: Callable[[str], Awaitable[bytes]] | None = None  # guarded fetch; None refuses image URLs to embed
+
+    @property
+    def model_name(self) -> str:
+        return f"parakh-{self.profile}"

@@ -1,0 +1,68 @@
+"""POST /v1/posts, read: JSON or multipart to (Post, MediaSource), and the headers to who asks for what."""
+
+from __future__ import annotations
+
+import re
+
+from fastapi import Request
+
+from deployments.runtime.errors import InvalidInput
+from serve_app.http.body import decode_base64, decode_data_url, is_data_url, is_http_url, parse_json, read_json
+from serve_app.http.intake import Caller
+from serve_app.http.multipart import is_multipart, read_parts
+from serve_app.http.schemas import PostRequest
+from serve_app.http.settings import HttpSettings
+from serve_app.posts import MediaSource, Post
+
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+def read_caller(request: Request, owner: str) -> Caller:
+    key = request.headers.get("idempotency-key")
+    if key is not None and not _KEY.fullmatch(key):
+        raise InvalidInput("Idempotency-Key must be 1 to 255 visible ASCII characters.", param="Idempotency-Key")
+    preferences = ",".join(request.headers.getlist("prefer")).lower().split(",")
+    return Caller(owner, key, respond_async="respond-async" in (wish.partition(";")[0].strip() for wish in preferences))
+
+
+async def read_submission(request: Request, settings: HttpSettings) -> tuple[Post, MediaSource | None]:
+    if is_multipart(request):
+        return await _from_multipart(request, settings)
+    asked = await read_json(request, PostRequest)
+    return asked.as_post(), _media_of(asked, settings)
+
+
+async def _from_multipart(request: Request, settings: HttpSettings) -> tuple[Post, MediaSource | None]:
+    caps = {"post": settings.max_json_bytes, "media": settings.max_media_bytes}
+    parts = await read_parts(request, caps)
+    if "post" not in parts:
+        raise InvalidInput("The multipart request lacks its part `post`.", param="post")
+    asked = parse_json(parts["post"], PostRequest)
+    media = _media_of(asked, settings)
+    if "media" not in parts:
+        return asked.as_post(), media
+    if media is not None:
+        raise InvalidInput("Give the media once: as part, media_url or media_base64.", param="media")
+    return asked.as_post(), _bytes(parts["media"], "media")
+
+
+def _media_of(asked: PostRequest, settings: HttpSettings) -> MediaSource | None:
+    if asked.media_url is not None and asked.media_base64 is not None:
+        raise InvalidInput("Give either media_url or media_base64.", param="media_base64")
+    if asked.media_base64 is not None:
+        cap = settings.max_media_bytes
+        return _bytes(decode_base64(asked.media_base64, max_bytes=cap, param="media_base64"), "media_base64")
+    if asked.media_url is None:
+        return None
+    if is_data_url(asked.media_url):
+        cap = settings.max_media_bytes
+        return _bytes(decode_data_url(asked.media_url, max_bytes=cap, param="media_url"), "media_url")
+    if not is_http_url(asked.media_url) or "\x00" in asked.media_url:
+        raise InvalidInput("media_url must be an http or https URL.", param="media_url")
+    return MediaSource(url=asked.media_url)
+
+
+def _bytes(data: bytes, param: str) -> MediaSource:
+    if not data:
+        raise InvalidInput("The media is empty.", param=param)
+    return MediaSource(data=data)

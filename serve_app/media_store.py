@@ -1,0 +1,144 @@
+"""Where media lies between acceptance and erasure: content-addressed by SHA-256, so the same file is kept once.
+
+`put` returns only when the bytes are durable. Who still needs a file is the records' knowledge, not the store's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import os
+import re
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import ParamSpec, Protocol, TypeVar
+from urllib.parse import unquote, urlsplit
+
+from deployments.runtime.errors import NodeUnavailable, NotFound
+
+P = ParamSpec("P")
+Result = TypeVar("Result")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+class MediaMissing(NotFound):
+    code = "media_missing"
+    message = "The post's media is no longer in the media store."
+
+
+class MediaStoreUnavailable(NodeUnavailable):
+    message = "The media store does not answer."
+
+
+class MediaStore(Protocol):
+    async def put(self, data: bytes) -> str:
+        """Make `data` durable; returns its SHA-256 in hexadecimal. Raises MediaStoreUnavailable."""
+        ...
+
+    async def get(self, sha256: str) -> bytes:
+        """Raises MediaMissing, or MediaStoreUnavailable."""
+        ...
+
+    async def exists(self, sha256: str) -> bool: ...
+
+    async def delete(self, sha256: str) -> None:
+        """Idempotent: what is not there is deleted."""
+        ...
+
+
+def checked_digest(sha256: str) -> str:
+    """The digest itself; ValueError for anything else, so that no name can ever leave the store's folder."""
+    if not _SHA256.fullmatch(sha256):
+        raise ValueError("not a lower-case hexadecimal SHA-256")
+    return sha256
+
+
+class DirectoryMediaStore:
+    """Files below one directory, `ab/cd/abcd...`. All processes that share the records must share the directory."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root.resolve()
+        self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+
+    async def put(self, data: bytes) -> str:
+        return await _off_loop(self._put, data)
+
+    async def get(self, sha256: str) -> bytes:
+        return await _off_loop(self._get, sha256)
+
+    async def exists(self, sha256: str) -> bool:
+        return await _off_loop(lambda: self._path(sha256).is_file())
+
+    async def delete(self, sha256: str) -> None:
+        await _off_loop(self._delete, sha256)
+
+    def _path(self, sha256: str) -> Path:
+        digest = checked_digest(sha256)
+        return self._root / digest[:2] / digest[2:4] / digest
+
+    def _put(self, data: bytes) -> str:
+        digest = hashlib.sha256(data).hexdigest()
+        path = self._path(digest)
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            _write_durably(path, data)
+            for folder in (path.parent, path.parent.parent, self._root):
+                _sync_directory(folder)
+        return digest
+
+    def _get(self, sha256: str) -> bytes:
+        try:
+            data = self._path(sha256).read_bytes()
+        except FileNotFoundError:
+            raise MediaMissing from None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise MediaStoreUnavailable("The stored media is damaged.")
+        return data
+
+    def _delete(self, sha256: str) -> None:
+        path = self._path(sha256)
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir():
+            _sync_directory(path.parent)
+
+
+def open_media_store(url: str) -> MediaStore:
+    """`/a/folder`, `file:///a/folder`; ValueError names what else was asked for."""
+    parts = urlsplit(url)
+    if parts.scheme == "":
+        return DirectoryMediaStore(Path(url))
+    if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
+        return DirectoryMediaStore(Path(unquote(parts.path)))
+    raise ValueError(f"media store {url!r}: give a directory or a file:/// URL")
+
+
+async def _off_loop(call: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Result:
+    try:
+        return await asyncio.to_thread(call, *args, **kwargs)
+    except OSError as error:
+        raise MediaStoreUnavailable from error
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    """Temporary file in the same folder, fsync, rename: a reader sees the whole file or none."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def _sync_directory(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,53 @@
+"""What the records refuse: every class a 409 or a 404 that the client can act on.
+
+ParakhError
+├── Conflict                 409
+│   ├── RevisionConflict     this revision exists with other content
+│   ├── PostErased           the post was erased; its id is never taken again
+│   ├── IdempotencyConflict  the key was used for another request
+│   └── IdempotencyInProgress  the key's first request is still running; carries retry_after_s
+├── PostNotFound             404
+└── LeaseLost                the job went to another worker; never reaches a client
+"""
+
+from __future__ import annotations
+
+from deployments.runtime.errors import NotFound, ParakhError
+
+
+class Conflict(ParakhError):
+    status, type, code = 409, "invalid_request_error", "conflict"
+    message = "The request conflicts with what is stored."
+
+
+class RevisionConflict(Conflict):
+    code = "revision_conflict"
+    message = "This revision of the post exists with other content; raise `revision` for an edited post."
+
+
+class PostErased(Conflict):
+    code = "post_erased"
+    message = "The post was erased; its id cannot be used again."
+
+
+class IdempotencyConflict(Conflict):
+    code = "idempotency_conflict"
+    message = "This Idempotency-Key was used for another request."
+
+
+class IdempotencyInProgress(Conflict):
+    code = "idempotency_in_progress"
+    message = "The first request with this Idempotency-Key is still running; retry later."
+
+    def __init__(self, message: str | None = None, *, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class PostNotFound(NotFound):
+    code = "post_not_found"
+    message = "There is no such post or revision."
+
+
+class LeaseLost(ParakhError):
+    message = "The job went to another worker."

@@ -1,0 +1,83 @@
+"""The queue of accepted posts, for workers: claim -> renew -> retry or fail. (Success is `PostStore.conclude`.)"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from serve_app.records import leases
+from serve_app.records.engine import Database
+from serve_app.records.tables import IdempotencyRow, JobRow, PostRow
+from serve_app.records.values import Lease, QueueState
+
+
+class JobStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim(self, lease_s: float, limit: int = 1) -> list[Lease]:
+        """Up to `limit` jobs that wait or whose worker gave no sign of life, oldest first."""
+        async with self._database.reading() as session:
+            if (await session.execute(_claimable(leases.now(), 1))).first() is None:
+                return []  # an empty queue costs no writer's turn
+        async with self._database.writing() as session:
+            at = leases.now()
+            rows = await session.execute(_claimable(at, limit).with_for_update(skip_locked=True, of=JobRow))
+            return [leases.claim(job, post, lease_s, at) for job, post in rows.all()]
+
+    async def renew(self, lease: Lease, lease_s: float) -> bool:
+        """False where the lease is another worker's by now."""
+        async with self._database.writing() as session:
+            job = await self._held(session, lease)
+            if job is None:
+                return False
+            job.lease_until = leases.now() + timedelta(seconds=lease_s)
+            return True
+
+    async def retry(self, lease: Lease, error: Mapping[str, Any] | None, delay_s: float = 0.0) -> None:
+        """Give the job back, to be claimed no sooner than in `delay_s` seconds. A lost lease changes nothing."""
+        async with self._database.writing() as session:
+            job = await self._held(session, lease)
+            if job is not None:
+                leases.retry(job, error, leases.now() + timedelta(seconds=delay_s))
+
+    async def fail(self, lease: Lease, error: Mapping[str, Any]) -> None:
+        """Give the post up; its open Idempotency-Keys are free again. A lost lease changes nothing."""
+        async with self._database.writing() as session:
+            job = await self._held(session, lease)
+            if job is not None:
+                leases.finish(job, "failed", error, leases.now())
+                await session.execute(_keys_of(job))
+
+    async def state(self) -> QueueState:
+        unfinished = JobRow.status.in_(("pending", "running"))
+        async with self._database.reading() as session:
+            waiting = select(func.count(), func.min(JobRow.created_at)).where(unfinished)
+            count, oldest = (await session.execute(waiting)).one()
+            failed = await session.scalar(select(func.count()).where(JobRow.status == "failed"))
+        return QueueState(count, failed or 0, oldest)
+
+    async def _held(self, session: AsyncSession, lease: Lease) -> JobRow | None:
+        await self._database.lock(session, "post", lease.post.post_id)
+        job = await session.get(JobRow, (lease.post.post_id, lease.post.revision))
+        return job if leases.holds(job, lease) else None
+
+
+def _claimable(at: datetime, limit: int) -> Select[JobRow, PostRow]:
+    waiting: ColumnElement[bool] = and_(JobRow.status == "pending", JobRow.available_at <= at)
+    abandoned: ColumnElement[bool] = and_(JobRow.status == "running", JobRow.lease_until <= at)
+    return (
+        select(JobRow, PostRow)
+        .join(PostRow, (JobRow.post_id == PostRow.post_id) & (JobRow.revision == PostRow.revision))
+        .where(or_(waiting, abandoned))
+        .order_by(JobRow.created_at)
+        .limit(limit)
+    )
+
+
+def _keys_of(job: JobRow) -> Any:
+    return delete(IdempotencyRow).where(IdempotencyRow.post_id == job.post_id, IdempotencyRow.revision == job.revision)

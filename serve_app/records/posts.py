@@ -1,0 +1,234 @@
+"""Posts and their verdicts: accept -> conclude -> find. Each is one transaction, serialised per post.
+
+Acceptance writes post, job and Idempotency-Key together; conclusion writes verdict, outbox event and the key's
+completion together. What is acknowledged is therefore always whole.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime, timedelta
+
+from sqlalchemy import delete, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from serve_app.posts import Verdict
+from serve_app.records import leases, outbox
+from serve_app.records.engine import Database
+from serve_app.records.errors import (
+    IdempotencyConflict,
+    IdempotencyInProgress,
+    LeaseLost,
+    PostErased,
+    PostNotFound,
+    RevisionConflict,
+)
+from serve_app.records.tables import ErasureRow, IdempotencyRow, JobRow, MediaGarbageRow, PostRow, VerdictRow
+from serve_app.records.values import Lease, PostState, Submission, Ticket
+
+
+class PostStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def accept(
+        self,
+        submission: Submission,
+        *,
+        lease_s: float | None,
+        policy_version: str | None = None,
+        key_ttl_s: float = 86_400.0,
+    ) -> Ticket:
+        """Write the post and its job, or find them.
+
+        `lease_s`: the caller wants to judge the post itself, now; None leaves it to a worker. A stored verdict
+        counts only under `policy_version` (None: under any). Raises PostErased, RevisionConflict,
+        IdempotencyConflict, IdempotencyInProgress.
+        """
+        post = submission.post
+        async with self._database.writing() as session:
+            await self._lock(session, submission)
+            if await session.get(ErasureRow, post.post_id) is not None:
+                raise PostErased
+            at = leases.now()
+            known_key = await _known_key(session, submission, at)
+            row, job, replayed = await _store(session, submission, at)
+            verdict = await _verdict(session, post.post_id, post.revision, policy_version)
+            if submission.idempotency_key is not None and not known_key:
+                session.add(_key_row(submission, at, key_ttl_s, done=verdict is not None or lease_s is None))
+            if verdict is not None:
+                return Ticket("decided", replayed, verdict=verdict)
+            if leases.is_running(job, at):
+                if known_key and lease_s is not None:
+                    raise IdempotencyInProgress
+                return Ticket("running", replayed)
+            if job.status in ("done", "failed"):
+                leases.reset(job, at)
+            if lease_s is None:
+                return Ticket("pending", replayed)
+            return Ticket("leased", replayed, lease=leases.claim(job, row, lease_s, at))
+
+    async def conclude(self, lease: Lease, verdict: Verdict) -> Verdict:
+        """Store the verdict, its event and the completion of its keys; returns the verdict that stands.
+
+        Where another worker was faster, that is its verdict. Raises LeaseLost, PostErased.
+        """
+        post_id, revision = lease.post.post_id, lease.post.revision
+        async with self._database.writing() as session:
+            await self._database.lock(session, "post", post_id)
+            if await session.get(ErasureRow, post_id) is not None:
+                raise PostErased
+            job = await session.get(JobRow, (post_id, revision))
+            stored = await _verdict(session, post_id, revision, verdict.decision.policy_version)
+            if not leases.holds(job, lease):
+                if stored is None:
+                    raise LeaseLost
+                return stored
+            assert job is not None
+            if stored is None:
+                session.add(_verdict_row(verdict))
+                outbox.add(session, outbox.VERDICTS, post_id, outbox.verdict_payload(verdict))
+            leases.finish(job, "done", None, leases.now())
+            await _complete_keys(session, post_id, revision)
+            return stored or verdict
+
+    async def find(self, post_id: str, revision: int | None = None) -> PostState:
+        """The given or the newest revision, with its newest verdict. Raises PostNotFound."""
+        query = (
+            select(PostRow, JobRow)
+            .join(JobRow, (JobRow.post_id == PostRow.post_id) & (JobRow.revision == PostRow.revision))
+            .where(PostRow.post_id == post_id)
+            .order_by(PostRow.revision.desc())
+            .limit(1)
+        )
+        if revision is not None:
+            query = query.where(PostRow.revision == revision)
+        async with self._database.reading() as session:
+            found = (await session.execute(query)).first()
+            if found is None:
+                raise PostNotFound
+            post, job = found
+            return _state(post, job, await _verdict(session, post_id, post.revision, None))
+
+    async def purge_keys(self) -> None:
+        """Forget Idempotency-Keys whose time is over."""
+        async with self._database.writing() as session:
+            await session.execute(delete(IdempotencyRow).where(IdempotencyRow.expires_at < leases.now()))
+
+    async def _lock(self, session: AsyncSession, submission: Submission) -> None:
+        await self._database.lock(session, "post", submission.post.post_id)
+        if submission.idempotency_key is not None:
+            await self._database.lock(session, "key", f"{submission.owner}:{submission.idempotency_key}")
+        if submission.media_sha256 is not None:
+            await self._database.lock(session, "media", submission.media_sha256)
+
+
+async def _known_key(session: AsyncSession, submission: Submission, at: datetime) -> bool:
+    if submission.idempotency_key is None:
+        return False
+    row = await session.get(IdempotencyRow, (submission.owner, submission.idempotency_key))
+    if row is None:
+        return False
+    if row.expires_at <= at:
+        await session.delete(row)
+        await session.flush()
+        return False
+    if row.fingerprint != submission.fingerprint:
+        raise IdempotencyConflict
+    return True
+
+
+async def _store(session: AsyncSession, submission: Submission, at: datetime) -> tuple[PostRow, JobRow, bool]:
+    """The post's row and job, and whether they were there before with the same content."""
+    identity = (submission.post.post_id, submission.post.revision)
+    row = await session.get(PostRow, identity)
+    job = await session.get(JobRow, identity)
+    if row is not None and job is not None:
+        if row.fingerprint == submission.fingerprint:
+            return row, job, True
+        if job.status != "failed" or await _verdict(session, *identity, None) is not None:
+            raise RevisionConflict
+        await session.execute(
+            delete(IdempotencyRow).where(IdempotencyRow.post_id == identity[0], IdempotencyRow.revision == identity[1])
+        )
+        if row.media_sha256 is not None:
+            await session.merge(MediaGarbageRow(sha256=row.media_sha256, since=at))
+        leases.reset(job, at)
+        _fill(row, submission, at)
+        return row, job, False
+    row, job = PostRow(post_id=identity[0], revision=identity[1]), leases.new_job(submission, at)
+    _fill(row, submission, at)
+    session.add(row)
+    await session.flush()
+    session.add(job)
+    return row, job, False
+
+
+def _fill(row: PostRow, submission: Submission, at: datetime) -> None:
+    post = submission.post
+    row.author_id, row.content_type = post.author_id, post.content_type
+    row.created_at, row.received_at = post.created_at, at
+    row.content, row.fingerprint = post.model_dump_json(), submission.fingerprint
+    row.media_sha256, row.media_url = submission.media_sha256, submission.media_url
+
+
+def _key_row(submission: Submission, at: datetime, ttl_s: float, *, done: bool) -> IdempotencyRow:
+    return IdempotencyRow(
+        owner=submission.owner,
+        key=submission.idempotency_key,
+        fingerprint=submission.fingerprint,
+        post_id=submission.post.post_id,
+        revision=submission.post.revision,
+        created_at=at,
+        expires_at=at + timedelta(seconds=ttl_s),
+        completed_at=at if done else None,
+    )
+
+
+async def _verdict(session: AsyncSession, post_id: str, revision: int, policy_version: str | None) -> Verdict | None:
+    query = (
+        select(VerdictRow.body)
+        .where(VerdictRow.post_id == post_id, VerdictRow.revision == revision)
+        .order_by(VerdictRow.decided_at.desc())
+        .limit(1)
+    )
+    if policy_version is not None:
+        query = query.where(VerdictRow.policy_version == policy_version)
+    body = await session.scalar(query)
+    return None if body is None else Verdict.model_validate_json(body)
+
+
+def _verdict_row(verdict: Verdict) -> VerdictRow:
+    return VerdictRow(
+        post_id=verdict.post_id,
+        revision=verdict.revision,
+        policy_version=verdict.decision.policy_version,
+        action=verdict.decision.action,
+        category=verdict.decision.category,
+        nsfw_score=verdict.nsfw_score,
+        created_at=verdict.created_at,
+        decided_at=verdict.decided_at,
+        body=verdict.model_dump_json(),
+    )
+
+
+async def _complete_keys(session: AsyncSession, post_id: str, revision: int) -> None:
+    open_keys = update(IdempotencyRow).where(
+        IdempotencyRow.post_id == post_id,
+        IdempotencyRow.revision == revision,
+        IdempotencyRow.completed_at.is_(None),
+    )
+    await session.execute(open_keys.values(completed_at=leases.now()))
+
+
+def _state(post: PostRow, job: JobRow, verdict: Verdict | None) -> PostState:
+    return PostState(
+        post_id=post.post_id,
+        revision=post.revision,
+        status=job.status,  # type: ignore[arg-type]
+        received_at=post.received_at,
+        attempts=job.attempts,
+        lease_expired=job.status == "running" and not leases.is_running(job, leases.now()),
+        error=None if job.error is None else json.loads(job.error),
+        verdict=verdict,
+    )

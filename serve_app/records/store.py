@@ -1,0 +1,47 @@
+"""All stores over one database; a caller takes only the one it needs."""
+
+from __future__ import annotations
+
+import asyncio
+
+from sqlalchemy import text
+
+from serve_app.records.audit import AuditStore
+from serve_app.records.engine import Database
+from serve_app.records.erasure import ErasureStore
+from serve_app.records.jobs import JobStore
+from serve_app.records.keys import KeyStore
+from serve_app.records.migrate import upgrade
+from serve_app.records.outbox import OutboxStore
+from serve_app.records.posts import PostStore
+
+
+class Records:
+    """Nothing is opened before `start` (or the first use); it may be built outside an event loop."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._database = Database(url)
+        self._starting = asyncio.Lock()
+        self._started = False
+        self.posts = PostStore(self._database)
+        self.jobs = JobStore(self._database)
+        self.erasures = ErasureStore(self._database)
+        self.keys = KeyStore(self._database)
+        self.outbox = OutboxStore(self._database)
+        self.audit = AuditStore(self._database)
+
+    async def start(self) -> None:
+        """Bring the schema up to date. Idempotent, and safe from several processes at once."""
+        async with self._starting:
+            if not self._started:
+                await upgrade(self._url)
+                self._started = True
+
+    async def ping(self) -> None:
+        """Raises RecordsUnavailable."""
+        async with self._database.reading() as session:
+            await session.execute(text("SELECT 1"))
+
+    async def close(self) -> None:
+        await self._database.close()

@@ -1,0 +1,88 @@
+"""What goes into the records and comes out: plain frozen values, no sessions and no rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Literal
+
+from serve_app.posts import Post, Verdict
+
+JobStatus = Literal["pending", "running", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A post at the door: what it says, where its media lies, and who brings it under which Idempotency-Key."""
+
+    post: Post
+    fingerprint: str  # SHA-256 of the post and its media's identity
+    media_sha256: str | None = None  # already in the media store
+    media_url: str | None = None
+    owner: str = ""  # API key id; empty with auth off
+    idempotency_key: str | None = None
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to work on one revision of a post until `until`; `token` tells this claim from every other."""
+
+    post: Post
+    token: str
+    until: datetime
+    attempts: int  # this one included
+    media_sha256: str | None
+    media_url: str | None
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """What acceptance found: a verdict, a lease to earn one, or a job that waits or runs elsewhere."""
+
+    state: Literal["decided", "leased", "pending", "running"]
+    replayed: bool  # this content had been accepted before
+    verdict: Verdict | None = None
+    lease: Lease | None = None
+
+
+@dataclass(frozen=True)
+class PostState:
+    """Where one revision of a post stands."""
+
+    post_id: str
+    revision: int
+    status: JobStatus
+    received_at: datetime
+    attempts: int
+    lease_expired: bool  # running, but its worker gave no sign of life
+    error: Mapping[str, Any] | None  # the API's error object: of a failed job, or of the last attempt
+    verdict: Verdict | None
+
+
+@dataclass(frozen=True)
+class OutboxEvent:
+    id: int
+    event_id: str
+    topic: str
+    key: str
+    payload: Mapping[str, Any]
+    created_at: datetime
+
+
+@dataclass(frozen=True)
+class AuditEntry:
+    at: datetime
+    actor: str
+    action: str
+    subject: str
+    detail: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """For gauges: how many jobs wait or run, and since when the oldest of them does."""
+
+    unfinished: int
+    failed: int
+    oldest_unfinished: datetime | None

@@ -1,0 +1,73 @@
+"""A real application over real records (SQLite) and a real media store; only the moderator is a fake."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+
+from serve_app.http.app import create_app
+from serve_app.http.fakes import FakeModerator
+from serve_app.http.services import Services
+from serve_app.http.settings import HttpSettings, JobSettings
+from serve_app.media_store import DirectoryMediaStore
+from serve_app.records import Records
+
+SETTINGS = HttpSettings(auth="off", request_timeout_s=10, jobs=JobSettings(poll_s=0.05, retry_base_s=0.02))
+
+
+def build_services(folder: Path, settings: HttpSettings = SETTINGS, **changes: Any) -> Services:
+    given: dict[str, Any] = {
+        "moderator": FakeModerator(),
+        "records": Records(f"sqlite:///{folder}/parakh.db"),
+        "media_store": DirectoryMediaStore(folder / "media"),
+        "settings": settings,
+        "profile": "local",
+        "profile_note": "stand-ins",
+    }
+    return Services(**(given | changes))
+
+
+def client_of(app: FastAPI, **headers: str) -> httpx.AsyncClient:
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    return httpx.AsyncClient(transport=transport, base_url="http://parakh", headers=headers)
+
+
+@pytest.fixture
+def moderator() -> FakeModerator:
+    return FakeModerator()
+
+
+@pytest.fixture
+async def services(tmp_path: Path, moderator: FakeModerator) -> AsyncIterator[Services]:
+    built = build_services(tmp_path, moderator=moderator)
+    await built.records.start()
+    yield built
+    await built.records.close()
+
+
+@pytest.fixture
+def app(services: Services) -> FastAPI:
+    """Without its lifespan: no job worker runs unless a test starts it."""
+    return create_app(services)
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(app) as opened:
+        yield opened
+
+
+def text_post(post_id: str = "p1", caption: str = "good morning", **changes: Any) -> dict[str, Any]:
+    post = {
+        "post_id": post_id,
+        "author_id": "a1",
+        "content_type": "text",
+        "caption": caption,
+        "created_at": "2026-11-01T10:00:00Z",
+    }
+    return post | changes
