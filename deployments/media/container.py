@@ -19,18 +19,20 @@ from deployments.media.sniff import Kind
 from deployments.runtime.errors import UndecodableMedia, UnsupportedMedia
 
 DEMUXERS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,mp3,wav,ogg,flac,aac,mpegts,flv,avi,asf,amr"
-VIDEO_CODECS = frozenset(
-    "h264 hevc vp8 vp9 libdav1d av1 libvpx libvpx-vp9 mpeg4 msmpeg4v2 msmpeg4v3 h263 flv mpeg1video mpeg2video mjpeg"
-    " wmv1 wmv2 wmv3 vc1 theora png prores rawvideo".split()
+_VIDEO = (
+    "h264,hevc,vp8,vp9,libdav1d,av1,libvpx,libvpx-vp9,mpeg4,msmpeg4v2,msmpeg4v3,h263,flv,mpeg1video,mpeg2video,mjpeg,"
+    "wmv1,wmv2,wmv3,vc1,theora,png,prores,rawvideo"
 )
-SOUND_CODECS = frozenset(
-    "aac aac_latm mp1 mp1float mp2 mp2float mp3 mp3float opus libopus vorbis libvorbis flac alac ac3 eac3 amrnb amrwb"
-    " libopencore_amrnb libopencore_amrwb wmav1 wmav2 wmapro adpcm_ima_wav adpcm_ms adpcm_ima_qt gsm_ms pcm_u8 pcm_s8"
-    " pcm_s16le pcm_s16be pcm_s24le pcm_s24be pcm_s32le pcm_s32be pcm_f32le pcm_f32be pcm_f64le pcm_alaw pcm_mulaw".split()
+_SOUND = (
+    "aac,aac_latm,mp1,mp1float,mp2,mp2float,mp3,mp3float,opus,libopus,vorbis,libvorbis,flac,alac,ac3,eac3,amrnb,amrwb,"
+    "libopencore_amrnb,libopencore_amrwb,wmav1,wmav2,wmapro,adpcm_ima_wav,adpcm_ms,adpcm_ima_qt,gsm_ms,pcm_u8,pcm_s8,"
+    "pcm_s16le,pcm_s16be,pcm_s24le,pcm_s24be,pcm_s32le,pcm_s32be,pcm_f32le,pcm_f32be,pcm_f64le,pcm_alaw,pcm_mulaw"
 )
+VIDEO_CODECS = frozenset(_VIDEO.split(","))
+SOUND_CODECS = frozenset(_SOUND.split(","))
 OPTIONS = {
     "format_whitelist": DEMUXERS,
-    "codec_whitelist": ",".join(sorted(VIDEO_CODECS | SOUND_CODECS)),
+    "codec_whitelist": f"{_VIDEO},{_SOUND}",
     "protocol_whitelist": "none",
     "enable_drefs": "0",
 }

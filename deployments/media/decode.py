@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 
+from deployments.media.enhance import enhance
 from deployments.media.image import decode_image
 from deployments.media.settings import MediaSettings
 from deployments.media.sniff import Kind, sniff
@@ -33,7 +34,7 @@ def decode_in_process(data: bytes, settings: MediaSettings, frame_spec: FrameSpe
         duration_s=parts.duration_s,
         visual=parts.visual.status,
         audio=parts.sound.status,
-        frames=parts.visual.frames,
+        frames=None if parts.visual.frames is None else enhance(parts.visual.frames, settings.enhance),
         frame_times_s=parts.visual.times_s,
         sound=parts.sound.samples,
         sound_blocks=parts.sound.blocks,

@@ -22,6 +22,7 @@ Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """(host, port) -> every address of the host, as text."""
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_CONNECT_S = 5.0  # then the host's next address is tried
 _HEADERS = {"User-Agent": "parakh-media", "Accept": "*/*", "Accept-Encoding": "identity"}
 
 
@@ -74,7 +75,7 @@ class Fetcher:
         for address in dict.fromkeys(addresses):
             try:
                 return await self._get_from(target, address)
-            except httpx.ConnectError:
+            except (httpx.ConnectError, httpx.ConnectTimeout):
                 continue
             except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError):
                 raise FetchFailed("The media's server broke off or did not speak proper HTTP.") from None
@@ -87,8 +88,8 @@ class Fetcher:
             httpx.URL(f"{target.scheme}://{literal}:{target.port}", raw_path=target.path.encode("ascii")),
             headers={**_HEADERS, "Host": target.authority},
             extensions={
-                "sni_hostname": target.host,
-                "timeout": httpx.Timeout(self._settings.fetch_deadline_s).as_dict(),
+                "sni_hostname": target.host.rstrip("."),
+                "timeout": httpx.Timeout(self._settings.fetch_deadline_s, connect=_CONNECT_S).as_dict(),
             },
         )
         async with self._transport() as transport:  # fresh: no cookies, no kept connection, no proxy

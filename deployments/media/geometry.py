@@ -1,8 +1,8 @@
-"""A picture of any size in, one uint8 frame of the encoder's geometry out: resized once, straight to the crop.
+"""A picture of any size in, one uint8 frame of the encoder's geometry out, resized once.
 
-Pillow does it, antialiased: it is what open_clip's own transform calls, so the result is the reference and not an
-approximation. Only the part under the centre crop is computed (`box`); Pillow's filter still sees the pixels
-beyond it, which makes the result bit-identical to resizing the whole picture and cropping it.
+Pillow does it, antialiased: it is what open_clip's own transform calls, so the result is that transform's, bit for
+bit. Only a picture so narrow that most of the resized one would be thrown away is resized under the crop alone
+(`box`): Pillow may then take its two passes in the other order, which rounds differently by a few steps.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ from PIL import Image
 from deployments.runtime.values import FrameSpec
 
 _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+_NARROW = 8  # times longer than wide: a 1 x 10000 picture would become 224 x 2240000
 
 
 def resized_size(width: int, height: int, spec: FrameSpec) -> tuple[int, int]:
-    """(width, height) after the resize and before the crop, rounded as torchvision's Resize rounds."""
+    """(width, height) after the resize and before the crop, rounded down as torchvision's Resize does."""
     if spec.mode == "stretch":
         return spec.resize, spec.resize
     if width <= height:
@@ -25,17 +26,15 @@ def resized_size(width: int, height: int, spec: FrameSpec) -> tuple[int, int]:
     return int(spec.resize * width / height), spec.resize
 
 
-def crop_box(width: int, height: int, spec: FrameSpec) -> tuple[float, float, float, float]:
-    """The part of the source picture, in its own pixels, that fills the crop after the resize."""
-    new_width, new_height = resized_size(width, height, spec)
-    left = round((new_width - spec.crop) / 2.0)
-    top = round((new_height - spec.crop) / 2.0)
-    x, y = width / new_width, height / new_height
-    return left * x, top * y, (left + spec.crop) * x, (top + spec.crop) * y
-
-
 def fit(picture: Image.Image, spec: FrameSpec) -> NDArray[np.uint8]:
     """`picture` is RGB; returns (crop, crop, 3)."""
-    box = crop_box(picture.width, picture.height, spec)
-    frame = picture.resize((spec.crop, spec.crop), _FILTERS[spec.interpolation], box=box)
+    width, height = resized_size(picture.width, picture.height, spec)
+    left, top = round((width - spec.crop) / 2.0), round((height - spec.crop) / 2.0)
+    right, bottom = left + spec.crop, top + spec.crop
+    if max(width, height) <= _NARROW * spec.resize:
+        frame = picture.resize((width, height), _FILTERS[spec.interpolation]).crop((left, top, right, bottom))
+    else:
+        x, y = picture.width / width, picture.height / height
+        box = (left * x, top * y, min(right * x, picture.width), min(bottom * y, picture.height))
+        frame = picture.resize((spec.crop, spec.crop), _FILTERS[spec.interpolation], box=box)
     return np.asarray(frame)

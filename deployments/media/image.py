@@ -15,7 +15,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
 from deployments.media.geometry import fit
 from deployments.media.parts import Budget, Parts, Visual
@@ -44,7 +44,7 @@ def _open(data: bytes, settings: MediaSettings) -> ImageFile.ImageFile:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise TooLarge(_too_many_pixels(settings)) from error
-    except Image.UnidentifiedImageError as error:
+    except UnidentifiedImageError as error:
         raise UndecodableMedia("The picture's header does not decode.") from error
     except _DECODE_ERRORS as error:
         raise UndecodableMedia("The picture does not decode.") from error

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from array import array
 from dataclasses import dataclass, field
+from typing import Any
 
 import av
 import numpy as np
@@ -28,7 +29,7 @@ class PacketList:
     _durations: array[float] = field(default_factory=lambda: array("d"))
     _keys: bytearray = field(default_factory=bytearray)
 
-    def add(self, packet: av.Packet[av.VideoStream] | av.Packet[av.AudioStream]) -> None:
+    def add(self, packet: av.Packet[Any]) -> None:
         time_base = float(packet.time_base) if packet.time_base else 0.0
         stamp = packet.pts if packet.pts is not None else packet.dts
         last = self._times[-1] + self._durations[-1] if self._times else 0.0

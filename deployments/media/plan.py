@@ -24,13 +24,30 @@ class Run:
     targets_s: tuple[float, ...]
 
 
-def wanted_times(start_s: float, end_s: float, interval_s: float, max_frames: int) -> NDArray[np.float64]:
+def wanted_times(times_s: NDArray[np.float64], end_s: float, interval_s: float, max_frames: int) -> NDArray[np.float64]:
+    """When a video whose packets play at `times_s` is looked at.
+
+    Evenly in time; but where that would show the same few frames again and again (a slide show, a clock with jumps),
+    evenly in number of frames.
+    """
+    if not len(times_s):
+        return np.zeros(0)
+    wanted = spread(float(times_s.min()), end_s, interval_s, max_frames)
+    in_order = np.sort(times_s)
+    seen = len(np.unique(np.searchsorted(in_order, wanted + 1e-6, side="right")))
+    count = min(len(wanted), len(in_order))
+    if 2 * seen >= count:
+        return wanted
+    return np.unique(in_order[np.linspace(0, len(in_order) - 1, count).round().astype(int)])
+
+
+def spread(start_s: float, end_s: float, interval_s: float, max_frames: int) -> NDArray[np.float64]:
     """One time per interval from the start; more than `max_frames` of them become as many in an even spread."""
     count = max(1, int(np.ceil((end_s - start_s) / interval_s - 1e-3)))
     if count <= max_frames:
-        return start_s + interval_s * np.arange(count)
+        return start_s + interval_s * np.arange(count, dtype=np.float64)
     step = (end_s - start_s) / max_frames
-    return start_s + step * (np.arange(max_frames) + 0.5)
+    return start_s + step * (np.arange(max_frames, dtype=np.float64) + 0.5)
 
 
 def plan_runs(times_s: NDArray[np.float64], keys: NDArray[np.bool_], wanted_s: NDArray[np.float64]) -> list[Run]:
@@ -43,7 +60,7 @@ def plan_runs(times_s: NDArray[np.float64], keys: NDArray[np.bool_], wanted_s: N
     key_times = times_s[starts]
     order = np.argsort(key_times, kind="stable")
     stops = np.append(starts[1:], len(times_s))
-    tolerance_s = KEY_TOLERANCE * (wanted_s[1] - wanted_s[0]) if len(wanted_s) > 1 else 1e-3
+    tolerance_s = KEY_TOLERANCE * float(np.diff(wanted_s).min()) if len(wanted_s) > 1 else 1e-3
     alone: dict[int, list[float]] = {}
     groups: dict[int, list[float]] = {}
     for target in wanted_s:

@@ -1,12 +1,13 @@
 """The sound: chosen packets in, mono float32 at 16 kHz out, whole or in evenly spread blocks.
 
-Channels are averaged here and not by the resampler, whose mono level depends on the sample format of the source;
-a file whose channels cancel each other is heard through its loudest channel.
+Channels are averaged here and not by the resampler, whose mono level depends on the sample format of the source.
+Sound whose two channels cancel each other, silent once averaged and loud in any player, is heard through the louder.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import av
 import numpy as np
@@ -19,6 +20,7 @@ from deployments.runtime.values import SAMPLE_RATE_HZ, SoundBlock
 
 _EXAMPLE_S = 0.96
 _PREROLL_S = 0.2  # decoded and thrown away before a block: codecs need it to settle
+_CANCELLED = 0.05  # the average's level, as a share of the louder channel's, below which channels cancel each other
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,9 @@ class SoundPicker:
         self._ordinal = -1
         self._at = 0
         self._resampler: av.AudioResampler | None = None
-        self._chunks: list[NDArray[np.float32]] = []
+        self._source: tuple[str, str, int] | None = None  # what the resampler was made for
+        self._layout = ""  # settled by the first frame of the file
+        self._chunks: list[NDArray[np.float32]] = []  # (channels, samples)
         self._first_s: float | None = None
         self.parts: list[tuple[float, NDArray[np.float32]]] = []  # (start, samples)
         self.damaged = 0
@@ -61,7 +65,7 @@ class SoundPicker:
     def done(self) -> bool:
         return self._at >= len(self._stretches)
 
-    def feed(self, packet: av.Packet[av.AudioStream]) -> None:
+    def feed(self, packet: av.Packet[Any]) -> None:
         self._ordinal += 1
         if self.done:
             return
@@ -83,7 +87,7 @@ class SoundPicker:
         self._codec.flush_buffers()
         self._resampler = None
         if self._chunks:
-            self._keep(self._stretches[self._at], np.concatenate(self._chunks))
+            self._keep(self._stretches[self._at], to_mono(np.concatenate(self._chunks, axis=1)))
         self._chunks, self._first_s = [], None
         self._at += 1
 
@@ -98,7 +102,7 @@ class SoundPicker:
         if len(samples):
             self.parts.append((start_s, samples))
 
-    def _decode(self, packet: av.Packet[av.AudioStream] | None) -> None:
+    def _decode(self, packet: av.Packet[Any] | None) -> None:
         try:
             frames = self._codec.decode(packet)
         except ERRORS:
@@ -111,25 +115,32 @@ class SoundPicker:
 
     def _resample(self, frame: av.AudioFrame | None) -> None:
         try:
-            self._collect(self._through(frame))
-        except ERRORS:  # the format changed in mid-stream, or the frame is nonsense
+            if frame is not None:
+                self._prepare(frame)
+            if self._resampler is not None:
+                self._collect(self._resampler.resample(frame))
+        except ERRORS:
             self._resampler = None
             self.damaged += 1
 
-    def _through(self, frame: av.AudioFrame | None) -> list[av.AudioFrame]:
-        if self._resampler is None:
-            if frame is None:
-                return []
-            self._resampler = av.AudioResampler(format="fltp", rate=SAMPLE_RATE_HZ)
-        return self._resampler.resample(frame)
+    def _prepare(self, frame: av.AudioFrame) -> None:
+        """A new resampler where there is none or where the sound changes its format in mid-stream."""
+        source = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if self._resampler is not None and source == self._source:
+            return
+        if self._resampler is not None:
+            self._collect(self._resampler.resample(None))
+        self._layout = self._layout or ("mono" if frame.layout.nb_channels == 1 else "stereo")
+        self._source = source
+        self._resampler = av.AudioResampler(format="fltp", layout=self._layout, rate=SAMPLE_RATE_HZ)
 
     def _collect(self, frames: list[av.AudioFrame]) -> None:
         for frame in frames:
-            samples = to_mono(frame.to_ndarray())[: self._left if self._whole else None]
+            channels = np.asarray(frame.to_ndarray(), np.float32)[:, : self._left if self._whole else None]
             if self._whole:
-                self._left -= len(samples)
+                self._left -= channels.shape[1]
                 self.cut = self._left <= 0
-            self._chunks.append(samples)
+            self._chunks.append(channels)
 
     def result(self, start_s: float) -> tuple[NDArray[np.float32] | None, tuple[SoundBlock, ...]]:
         """All blocks laid end to end; times counted from `start_s`."""
@@ -145,4 +156,10 @@ class SoundPicker:
 def to_mono(channels: NDArray[np.float32]) -> NDArray[np.float32]:
     """(channels, samples) -> (samples,) in -1..1, finite."""
     channels = np.nan_to_num(channels, nan=0.0, posinf=0.0, neginf=0.0)
-    return np.clip(channels.mean(axis=0, dtype=np.float32), -1.0, 1.0)
+    channels = np.clip(channels, -1.0, 1.0)
+    mono: NDArray[np.float32] = channels.mean(axis=0, dtype=np.float32)
+    if len(channels) > 1 and mono.size:
+        levels = np.sqrt(np.mean(np.square(channels, dtype=np.float64), axis=1))
+        if np.sqrt(np.mean(np.square(mono, dtype=np.float64))) < _CANCELLED * levels.max():
+            return np.ascontiguousarray(channels[int(levels.argmax())])
+    return mono

@@ -67,8 +67,7 @@ def _add_frames(reading: _Reading, container: InputContainer, spec: FrameSpec) -
     if codec.width * codec.height > settings.max_pixels:
         raise TooLarge(f"The video's frames have more than {settings.max_pixels / 1e6:g} million pixels.")
     packets = index.video
-    begin_s = float(packets.times_s.min()) if len(packets) else 0.0
-    wanted = wanted_times(begin_s, packets.end_s, settings.frame_interval_s, settings.max_frames)
+    wanted = wanted_times(packets.times_s, packets.end_s, settings.frame_interval_s, settings.max_frames)
     runs = plan_runs(packets.times_s, packets.keys, wanted)
     reading.frames = FramePicker(stream, packets, runs, index.start_s, settings, spec)
 

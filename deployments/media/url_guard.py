@@ -2,7 +2,7 @@
 
 Order: `parse_url` reads the text once and refuses whatever two parsers could read differently -> the caller resolves
 the host once -> `check_addresses` wants every answer to be on the public internet -> the caller connects to one of
-exactly these addresses. The text of a host is never judged: 2130706433 and 0x7f.1 only show what they are when resolved.
+exactly these addresses. The text of a host is never judged: 2130706433 and 0x7f.1 show what they are when resolved.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ _NEVER = tuple(
         "2001::/32",  # Teredo: an IPv4 address inside
         "::/96",  # IPv4-compatible, loopback, unspecified
         "fec0::/10",  # site-local
+        "3fff::/20",  # documentation (RFC 9637), unknown to older Pythons
         "192.88.99.0/24",  # 6to4 relay anycast
         "168.63.129.16/32",  # a cloud's host agent, public by number only
     )
@@ -84,7 +85,7 @@ def parse_url(url: str, settings: MediaSettings) -> Target:
 def _ascii_host(host: str) -> str:
     if ":" in host:
         try:
-            return str(ipaddress.IPv6Address(host))  # refuses a zone (%eth0) below
+            return str(ipaddress.IPv6Address(host))
         except ValueError:
             raise UrlRefused("The URL's host is malformed.") from None
     try:

@@ -7,6 +7,7 @@ so what is chosen is exact and what is only passed through is cheap.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import av
 import numpy as np
@@ -53,7 +54,7 @@ class FramePicker:
     def done(self) -> bool:
         return self._run is None
 
-    def feed(self, packet: av.Packet[av.VideoStream]) -> None:
+    def feed(self, packet: av.Packet[Any]) -> None:
         self._ordinal += 1
         run = self._run
         if run is None or self._ordinal < run.first:
@@ -78,7 +79,7 @@ class FramePicker:
         self._run = next(self._runs, None)
         self._targets = list(self._run.targets_s) if self._run else []
 
-    def _decode(self, packet: av.Packet[av.VideoStream] | None) -> None:
+    def _decode(self, packet: av.Packet[Any] | None) -> None:
         try:
             frames = self._codec.decode(packet)
         except ERRORS:

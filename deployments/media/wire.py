@@ -94,11 +94,11 @@ def pack(media: DecodedMedia, area: memoryview) -> dict[str, Any]:
     frames, sound = media.frames, media.sound
     offset = 0
     if frames is not None:
-        area[: frames.nbytes] = memoryview(np.ascontiguousarray(frames)).cast("B")
+        np.frombuffer(area, np.uint8, frames.nbytes)[:] = frames.ravel()
         offset = frames.nbytes
     offset = (offset + 3) // 4 * 4
     if sound is not None:
-        area[offset : offset + sound.nbytes] = memoryview(np.ascontiguousarray(sound)).cast("B")
+        np.frombuffer(area, np.float32, sound.size, offset)[:] = sound
     return {
         "content_type": media.content_type,
         "container": media.container,
