@@ -128,6 +128,9 @@ def load_model(directory: Path, config: Any, dtype: Any) -> Any:
     )
     if getattr(model, "pooler", None) is not None:
         model.pooler = None
+    for key, tensor in model.named_parameters():
+        if not torch.isfinite(tensor).all():  # attention can hide a NaN: the output would be wrong and finite
+            raise WrongWeights(f"{file}: {key} holds values that are not finite")
     return model.eval().requires_grad_(False)
 
 

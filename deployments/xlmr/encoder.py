@@ -30,6 +30,7 @@ class TextEncoder:
     def __init__(self, settings: XlmrSettings) -> None:
         self._settings = settings
         self._opened: OpenedModel | None = None
+        self._multiple = 1 if settings.device == "cpu" else settings.pad_to_multiple_of
 
     @property
     def card(self) -> ModelCard:
@@ -75,7 +76,7 @@ class TextEncoder:
 
     def _passes(self, tokens: dict[int, Tokens]) -> Iterator[tuple[list[int], int]]:
         """Groups of item indices with the length they are run at, each within `max_batch_tokens`."""
-        multiple = 1 if self._settings.device == "cpu" else self._settings.pad_to_multiple_of
+        multiple = self._multiple
         limit = self._ready().tokenizer.limit
         groups: defaultdict[int, list[int]] = defaultdict(list)
         for index, found in tokens.items():
