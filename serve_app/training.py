@@ -1,0 +1,86 @@
+"""Training the fusion head: the encoders of a configuration make a table of embeddings, the table makes a head.
+
+`python -m serve_app.training OUTPUT` trains the local profile's head anew from stand-in posts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rich.progress import Progress
+
+from deployments.clip.registry import make_encoder as make_visual_encoder
+from deployments.fusion.artefact import TrainedOn
+from deployments.fusion.stand_ins import NOTE, make_stand_in_table
+from deployments.fusion.train import TrainProgress, TrainResult, TrainSettings, train_fusion
+from deployments.runtime.values import Modality, ModelCard
+from deployments.vggish.examples import SoundItem
+from deployments.vggish.registry import make_encoder as make_sound_encoder
+from deployments.xlmr.settings import make_encoder as make_text_encoder
+from serve_app.config import AppConfig
+
+STAND_IN_HIDDEN = (128, 64)  # small enough to be committed
+
+
+def trained_on(cards: Mapping[Modality, ModelCard]) -> dict[Modality, TrainedOn]:
+    """What a head's card says of the encoders behind its table."""
+    return {m: TrainedOn(name=c.name, version=c.version, dimension=c.dimension) for m, c in cards.items()}
+
+
+def embed_stand_ins(
+    config: AppConfig, table: Path, n: int, seed: int, progress: Callable[[int, int], None] | None = None
+) -> dict[Modality, TrainedOn]:
+    """Write a table of n stand-in posts, embedded by the configuration's encoders; says which those were.
+
+    Raises MissingWeights or WrongWeights.
+    """
+    visual = make_visual_encoder(config.clip.encoder)
+    sound = make_sound_encoder(config.vggish.encoder)
+    text = make_text_encoder(config.xlmr.encoder)
+    for encoder in (visual, sound, text):
+        encoder.load()
+    make_stand_in_table(
+        table,
+        lambda frames: visual.encode([frames])[0],
+        lambda samples: sound.encode([SoundItem(samples)])[0],
+        text.encode,
+        n=n,
+        seed=seed,
+        progress=progress,
+    )
+    return trained_on({Modality.VISUAL: visual.card, Modality.AUDIO: sound.card, Modality.TEXT: text.card})
+
+
+def train_stand_in_head(config: AppConfig, output: Path, n: int = 3000, seed: int = 0) -> TrainResult:
+    """The head that ships with the local profile. Shows a progress bar; replaces what stands in `output`."""
+    with tempfile.TemporaryDirectory() as folder, Progress() as bars:
+        table = Path(folder) / "stand-ins.parquet"
+        embedding = bars.add_task("Embedding stand-in posts", total=n)
+        encoders = embed_stand_ins(config, table, n, seed, lambda done, _: bars.update(embedding, completed=done))
+        settings = TrainSettings(
+            output=output, replace=True, encoders=encoders, hidden=STAND_IN_HIDDEN, seed=seed, note=NOTE
+        )
+        training = bars.add_task("Training the head", total=settings.epochs)
+
+        def show(step: TrainProgress) -> None:
+            bars.update(training, completed=step.epoch)
+
+        return train_fusion(table, settings, show)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", type=Path, help="directory of the artefact")
+    parser.add_argument("--models-dir", type=Path, default=None, help="where `parakh models prepare` put the models")
+    parser.add_argument("--posts", type=int, default=3000)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    config = AppConfig(profile="local", **({"models_dir": given.models_dir} if given.models_dir else {}))
+    print(train_stand_in_head(config, given.output, given.posts, given.seed).table)
+
+
+if __name__ == "__main__":
+    main()
