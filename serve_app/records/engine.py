@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+import logging
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 from sqlalchemy import URL, Connection, event, make_url, text
@@ -20,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engin
 
 from deployments.runtime.errors import NodeUnavailable
 
+log = logging.getLogger(__name__)
 BUSY_TIMEOUT_S = 15.0
 _ASYNC_DRIVERS = {"sqlite": "sqlite+aiosqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 _PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
@@ -98,10 +100,11 @@ def _begin(connection: Connection) -> None:
 
 
 @contextlib.contextmanager
-def _as_unavailable() -> Any:
+def _as_unavailable() -> Iterator[None]:
     try:
         yield
     except (OperationalError, InterfaceError, PoolTimeout, OSError) as error:
+        log.warning("the database does not answer: %s", error)
         raise RecordsUnavailable from error
     except DBAPIError as error:
         if error.connection_invalidated:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Self
 
 from sqlalchemy import text
 
@@ -30,6 +31,13 @@ class Records:
         self.keys = KeyStore(self._database)
         self.outbox = OutboxStore(self._database)
         self.audit = AuditStore(self._database)
+
+    @classmethod
+    async def open(cls, url: str) -> Self:
+        """Records that are ready: the schema is up to date."""
+        records = cls(url)
+        await records.start()
+        return records
 
     async def start(self) -> None:
         """Bring the schema up to date. Idempotent, and safe from several processes at once."""
