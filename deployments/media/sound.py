@@ -46,6 +46,7 @@ class SoundPicker:
     ) -> None:
         limit_decoder(stream, settings)
         self._codec = stream.codec_context
+        self._time_base = float(stream.time_base or 0)
         self._times = packets.times_s
         self._stretches = stretches
         self._whole = len(stretches) == 1
@@ -110,7 +111,7 @@ class SoundPicker:
             return
         for frame in frames:
             if self._first_s is None:
-                self._first_s = float(frame.time) if frame.time is not None else 0.0
+                self._first_s = frame.pts * self._time_base if frame.pts is not None else 0.0
             self._resample(frame)
 
     def _resample(self, frame: av.AudioFrame | None) -> None:

@@ -38,6 +38,7 @@ class FramePicker:
     ) -> None:
         limit_decoder(stream, settings)
         self._codec = stream.codec_context
+        self._time_base = float(stream.time_base or 0)
         self._packets = packets.times_s
         self._runs: Iterator[Run] = iter(runs)
         self._run: Run | None = next(self._runs, None)
@@ -113,8 +114,8 @@ class FramePicker:
         self.times_s.append(max(0.0, at_s - self._start_s))
 
     def _time_s(self, frame: av.VideoFrame) -> float:
-        if frame.time is not None:
-            return float(frame.time)
+        if frame.pts is not None:
+            return frame.pts * self._time_base  # not frame.time, which loses its time base while draining
         return float(self._packets[self._ordinal]) if self._ordinal < len(self._packets) else 0.0
 
 
