@@ -14,11 +14,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast, get_args
 
 from deployments.runtime.device import resolve_precision
 from deployments.runtime.errors import MissingWeights, WrongWeights
-from deployments.runtime.values import ModelCard
+from deployments.runtime.values import ModelCard, Weights
 from deployments.runtime.weights import file_sha256, report_mismatch
 from deployments.xlmr.settings import XlmrSettings
 from deployments.xlmr.tokenisation import TextTokenizer, read_backend
@@ -68,7 +68,7 @@ def find_directory(model: str, allow_hub: bool) -> Path:
         return _from_hub(model, allow_hub)
     except Exception as error:  # the hub client raises errors of several libraries
         hint = "" if allow_hub else "; it is not in the local cache, and the setting allow_hub is false"
-        raise MissingWeights(f"{model}: neither a directory nor a reachable hub id{hint}") from error
+        raise MissingWeights(f"{model}: neither a directory nor a hub id that can be had{hint}") from error
 
 
 def _from_hub(model: str, allow_hub: bool) -> Path:
@@ -193,9 +193,9 @@ def make_card(settings: XlmrSettings, directory: Path, dimension: int, limit: in
     parts = (sha256, file_sha256(tokenizer) if tokenizer.is_file() else "", settings.prefix, str(limit))
     own = _own_card(directory)
     return ModelCard(
-        name=own.get("name", settings.model),
+        name=own.get("name", directory.name if Path(settings.model).is_dir() else settings.model),
         version=hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12],
-        weights=own.get("weights", "pretrained"),
+        weights=_known_weights(own.get("weights", "pretrained"), directory),
         dimension=dimension,
         device=settings.device,
         precision=resolve_precision(settings),
@@ -213,8 +213,17 @@ def _digest(file: Path) -> str:
 
 
 def _own_card(directory: Path) -> dict[str, Any]:
-    try:
-        card = json.loads((directory / "card.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    path = directory / "card.json"
+    if not path.exists():
         return {}
-    return card if isinstance(card, dict) else {}
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise WrongWeights(f"{path}: not a model card ({error})") from error
+
+
+def _known_weights(value: object, directory: Path) -> Weights:
+    for known in get_args(Weights):
+        if value == known:
+            return cast(Weights, known)
+    raise WrongWeights(f"{directory / 'card.json'}: weights {value!r}, expected one of {', '.join(get_args(Weights))}")

@@ -76,7 +76,7 @@ MakeEncoder = Callable[..., TextEncoder]
 def loaded() -> MakeEncoder:
     """fp32 on one thread unless told otherwise."""
 
-    def load(directory: Path, **changes: Any) -> TextEncoder:
+    def load(directory: Path | str, **changes: Any) -> TextEncoder:
         encoder = TextEncoder(XlmrSettings(**{"model": str(directory), "precision": "fp32"} | changes))
         encoder.load()
         return encoder

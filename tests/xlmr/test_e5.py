@@ -10,16 +10,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from deployments.runtime import weights
-from deployments.runtime.errors import MissingWeights, WrongWeights
+from deployments.runtime.errors import InvalidInput, MissingWeights, WrongWeights
 from deployments.runtime.values import TextEmbedding
 from deployments.runtime.weights import package_file
 from deployments.xlmr import e5_conversion
 from deployments.xlmr.e5_conversion import WEIGHTS_SOURCE, ensure_e5_directory, find_damage
 from deployments.xlmr.e5_file import BLOCK, E5File, dequantise_q4_0
 from deployments.xlmr.encoder import TextEncoder
+from deployments.xlmr.settings import XlmrSettings
 from deployments.xlmr.tokenisation import read_backend
 
 PARAPHRASES = {  # language: (a threat in English, the same in the language, something else in the language)
@@ -114,6 +117,34 @@ def test_hostile_strings_survive_and_long_ones_are_cut(e5: TextEncoder) -> None:
     cut = [result.truncated for result in results if isinstance(result, TextEmbedding)]
     assert cut == [False, False, True, False, False, True]
     assert {result.tokens for result in results if isinstance(result, TextEmbedding) and result.truncated} == {512}
+
+
+@settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.text(st.characters(categories=None, exclude_categories=()) | st.sampled_from("</s>pad "), max_size=80))
+def test_any_string_becomes_ids_that_hold_no_special_token_of_its_own(e5: TextEncoder, text: str) -> None:
+    tokenizer = e5._ready().tokenizer
+    try:
+        ids = tokenizer(text * 20).ids
+    except InvalidInput:
+        return
+    assert (ids[0], ids[-1]) == (0, 2)
+    assert {0, 1, 2, 250_001}.isdisjoint(ids[1:-1])
+    assert 2 < len(ids) <= 512
+
+
+def test_the_estimated_weight_is_within_a_factor_of_two_for_ordinary_text(e5: TextEncoder) -> None:
+    for text in SENTENCES:
+        (result,) = e5.encode([text])
+        assert isinstance(result, TextEmbedding)
+        assert result.tokens / 2 <= e5.weight(text) <= result.tokens * 2
+
+
+def test_bf16_keeps_the_meaning(e5: TextEncoder, e5_directory: Path) -> None:
+    low = TextEncoder(XlmrSettings(model=str(e5_directory), prefix="query: ", precision="bf16"))
+    low.load()
+    cosines = (unit(e5, *SENTENCES) * unit(low, *SENTENCES)).sum(axis=1)
+    print(f"cosine of bf16 to fp32: min {cosines.min():.6f}, mean {cosines.mean():.6f}", file=sys.stderr)
+    assert cosines.min() > 0.9995
 
 
 def test_a_surrogate_pair_is_its_character(e5: TextEncoder) -> None:

@@ -136,17 +136,38 @@ def test_a_sharded_checkpoint_loads_and_a_lost_shard_is_refused(tiny: Path, load
 @pytest.mark.parametrize("model", ["/no/such/directory", "./nowhere", "nobody/no-such-model"])
 def test_a_model_that_is_nowhere_is_named_with_what_to_do(loaded: Load, model: str) -> None:
     with pytest.raises(MissingWeights, match=rf"{model}: .*(parakh models prepare|allow_hub)"):
-        loaded(Path(model) if model.startswith("/") else model)
+        loaded(model)
 
 
 def test_the_card_tells_weights_and_changes_version_with_what_decides_the_vector(tiny: Path, loaded: Load) -> None:
     plain = loaded(tiny).card
-    assert (plain.name, plain.weights, plain.dimension) == (str(tiny), "pretrained", 32)
+    assert (plain.name, plain.weights, plain.dimension) == (tiny.name, "pretrained", 32)
     assert plain.version == loaded(tiny, precision="bf16").card.version
     assert len({plain.version, loaded(tiny, prefix="q: ").card.version, loaded(tiny, max_tokens=9).card.version}) == 3
     (tiny / "card.json").write_text(json.dumps({"name": "mine", "weights": "trained-here", "note": "small"}))
     own = loaded(tiny).card
     assert (own.name, own.weights, own.note, own.version) == ("mine", "trained-here", "small", plain.version)
+
+
+@pytest.mark.parametrize("card", ["{", "[1]", '{"weights": "good"}'])
+def test_a_damaged_model_card_is_refused(tiny: Path, loaded: Load, card: str) -> None:
+    (tiny / "card.json").write_text(card)
+    refuse(tiny, loaded, WrongWeights, str(tiny / "card.json"))
+
+
+@pytest.mark.parametrize("allow_hub", [False, True])
+def test_a_hub_id_in_the_local_cache_loads_without_network(
+    tiny: Path, loaded: Load, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, allow_hub: bool
+) -> None:
+    from huggingface_hub import constants
+
+    cached = tmp_path / "hub" / "models--someone--tiny"
+    shutil.copytree(tiny, cached / "snapshots" / ("a" * 40))
+    (cached / "refs").mkdir()
+    (cached / "refs" / "main").write_text("a" * 40)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert loaded("someone/tiny", allow_hub=allow_hub).card.name == "someone/tiny"
 
 
 @pytest.mark.slow
