@@ -11,12 +11,15 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
+from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 from deployments.runtime.errors import NodeUnavailable, NotFound
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore
 
 P = ParamSpec("P")
 Result = TypeVar("Result")
@@ -104,14 +107,69 @@ class DirectoryMediaStore:
             _sync_directory(path.parent)
 
 
+class ObjectMediaStore:
+    """The same layout in an object store, through obstore; a put is durable when the store has acknowledged it."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    async def put(self, data: bytes) -> str:
+        digest = hashlib.sha256(data).hexdigest()
+        if not await self.exists(digest):
+            with _object_errors():
+                await self._store.put_async(_key(digest), data)
+        return digest
+
+    async def get(self, sha256: str) -> bytes:
+        with _object_errors():
+            found = await self._store.get_async(_key(sha256))
+            return bytes(await found.bytes_async())
+
+    async def exists(self, sha256: str) -> bool:
+        try:
+            with _object_errors():
+                await self._store.head_async(_key(sha256))
+        except MediaMissing:
+            return False
+        return True
+
+    async def delete(self, sha256: str) -> None:
+        with contextlib.suppress(MediaMissing), _object_errors():
+            await self._store.delete_async(_key(sha256))
+
+
 def open_media_store(url: str) -> MediaStore:
-    """`/a/folder`, `file:///a/folder`; ValueError names what else was asked for."""
+    """`/a/folder`, `file:///a/folder` or `s3://bucket/prefix` (credentials as AWS's own tools find them).
+
+    Raises ValueError for anything else, ModuleNotFoundError where S3 is asked for without the package for it.
+    """
     parts = urlsplit(url)
+    if parts.scheme == "s3" and parts.netloc:
+        from obstore.store import S3Store
+
+        return ObjectMediaStore(S3Store.from_url(url))
     if parts.scheme == "":
         return DirectoryMediaStore(Path(url))
     if parts.scheme == "file" and parts.netloc in ("", "localhost") and parts.path:
         return DirectoryMediaStore(Path(unquote(parts.path)))
-    raise ValueError(f"media store {url!r}: give a directory or a file:/// URL")
+    raise ValueError(f"media store {url!r}: give a directory, a file:/// URL or an s3:// URL")
+
+
+def _key(sha256: str) -> str:
+    digest = checked_digest(sha256)
+    return f"{digest[:2]}/{digest[2:4]}/{digest}"
+
+
+@contextlib.contextmanager
+def _object_errors() -> Iterator[None]:
+    from obstore.exceptions import BaseError, NotFoundError
+
+    try:
+        yield
+    except (NotFoundError, FileNotFoundError):  # which of the two depends on the store
+        raise MediaMissing from None
+    except (BaseError, OSError) as error:
+        raise MediaStoreUnavailable from error
 
 
 async def _off_loop(call: Callable[P, Result], /, *args: P.args, **kwargs: P.kwargs) -> Result:

@@ -33,7 +33,7 @@ class ErrorBody(Shape):
 class PostRequest(Post):
     """A post with where its media is; a multipart request carries the media in its part `media` instead."""
 
-    media_url: str | None = Field(None, max_length=8192, description="http or https; fetched behind the URL guard.")
+    media_url: str | None = Field(None, description="http or https, fetched behind the URL guard; or a data: URL.")
     media_base64: str | None = Field(None, description="The media file in base64.")
 
     def as_post(self) -> Post:

@@ -7,13 +7,15 @@ import re
 from fastapi import Request
 
 from deployments.runtime.errors import InvalidInput
-from serve_app.http.body import decode_base64, decode_data_url, is_data_url, is_http_url, parse_json, read_json
+from serve_app.http.body import decode_base64, decode_data_url, is_data_url, parse_json, read_json
 from serve_app.http.intake import Caller
 from serve_app.http.multipart import is_multipart, read_parts
 from serve_app.http.schemas import PostRequest
 from serve_app.http.settings import HttpSettings
 from serve_app.posts import MediaSource, Post
 
+MAX_URL_CHARS = 8192
+_URL = re.compile(rf"(?=.{{1,{MAX_URL_CHARS}}}$)https?://[^\s\x00-\x20\x7f]+", re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 
@@ -57,8 +59,10 @@ def _media_of(asked: PostRequest, settings: HttpSettings) -> MediaSource | None:
     if is_data_url(asked.media_url):
         cap = settings.max_media_bytes
         return _bytes(decode_data_url(asked.media_url, max_bytes=cap, param="media_url"), "media_url")
-    if not is_http_url(asked.media_url) or "\x00" in asked.media_url:
-        raise InvalidInput("media_url must be an http or https URL.", param="media_url")
+    if not _URL.fullmatch(asked.media_url):
+        raise InvalidInput(
+            f"media_url must be an http or https URL of at most {MAX_URL_CHARS} characters.", param="media_url"
+        )
     return MediaSource(url=asked.media_url)
 
 

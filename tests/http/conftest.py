@@ -62,7 +62,7 @@ async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
         yield opened
 
 
-def text_post(post_id: str = "p1", caption: str = "good morning", **changes: Any) -> dict[str, Any]:
+def text_post(post_id: str = "p1", caption: str | None = "good morning", **changes: Any) -> dict[str, Any]:
     post = {
         "post_id": post_id,
         "author_id": "a1",
