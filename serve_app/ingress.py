@@ -39,12 +39,13 @@ class IngressDeployment:
         await self._nodes.check_encoders(cards)
         self._services = Services(
             moderator=self._pipeline,
-            records=await Records.open(str(config.records_url)),
-            media_store=open_media_store(str(config.media_store_url)),
+            records=Records(config.records_url),
+            media_store=open_media_store(config.media_store_url),
             settings=config.http,
             profile=config.profile,
             profile_note=config.profile_note,
             policy_version=policy.version,
+            fetch_media=self._nodes.fetch,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from deployments.clip.frames import Frames
@@ -43,6 +43,9 @@ class LocalNodes:
         decoded = await node.decode(data or b"")
         return Decoded(dataclasses.replace(decoded, frames=None, sound=None), decoded.frames, decoded.sound)
 
+    async def fetch(self, url: str) -> bytes:
+        return await (await self._media()).fetch(url)
+
     async def encode_frames(self, frames: Any) -> Embeddings:
         return await (await self._clip()).encode(frames)
 
@@ -57,6 +60,10 @@ class LocalNodes:
 
     async def fuse(self, parts: FusionInput) -> tuple[FusionOutput, ModelCard]:
         return await (await self._fusion()).fuse(parts)
+
+    async def check_encoders(self, cards: Mapping[str, ModelCard]) -> None:
+        """Raises WrongWeights where the fusion head was trained on other encoders."""
+        (await self._fusion()).check_encoders(cards)
 
     async def status(self) -> list[NodeStatus]:
         """Makes every node; one that cannot be made is sick and says why."""

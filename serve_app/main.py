@@ -1,6 +1,7 @@
-"""The target of `serve run` and of KubeRay's serveConfigV2: typed arguments in, the bound application out."""
+"""The target of `serve run` and of KubeRay's serveConfigV2: typed arguments in, the bound application out.
 
-from __future__ import annotations
+No `from __future__ import annotations` here: Serve reads the builder's annotation as it stands, to validate `args`.
+"""
 
 from ray.serve import Application
 

@@ -7,6 +7,7 @@ they never pass through the ingress.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -29,6 +30,8 @@ class NodeHandles(Protocol):
 
     async def decode(self, media: MediaSource) -> Decoded: ...
 
+    async def fetch(self, url: str) -> bytes: ...
+
     async def encode_frames(self, frames: Any) -> Embeddings: ...
 
     async def encode_sound(self, sound: Any, blocks: tuple[SoundBlock, ...]) -> Embeddings: ...
@@ -40,5 +43,9 @@ class NodeHandles(Protocol):
         ...
 
     async def fuse(self, parts: FusionInput) -> tuple[FusionOutput, ModelCard]: ...
+
+    async def check_encoders(self, cards: Mapping[str, ModelCard]) -> None:
+        """Modality -> card of its encoder. Raises WrongWeights where the fusion head was trained on another."""
+        ...
 
     async def status(self) -> list[NodeStatus]: ...

@@ -1,4 +1,4 @@
-"""The media node, served. Frames and sound stay in shared memory: the caller gets references, the encoders the arrays."""
+"""The media node, served. Frames and sound stay in shared memory: the caller gets references."""
 
 from __future__ import annotations
 

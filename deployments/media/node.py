@@ -29,7 +29,7 @@ class MediaNode:
         self._health = Health(
             "media",
             probe=lambda: self.decode(_one_pixel()),
-            running_s=lambda: time.monotonic() - min(self._started, default=time.monotonic()),
+            running_s=self._oldest_running_s,
             stuck_after_s=2 * settings.decode_wall_s,  # the child is killed at once that time; this is the second net
         )
 
@@ -50,6 +50,9 @@ class MediaNode:
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)
         self._decoder.close()
+
+    def _oldest_running_s(self) -> float:
+        return time.monotonic() - min(self._started) if self._started else 0.0
 
     def _decode(self, data: bytes) -> DecodedMedia:
         started = time.monotonic()

@@ -15,7 +15,7 @@ from deployments.runtime.values import ModelCard, NodeStatus
 
 logger = logging.getLogger(__name__)
 
-PROBE_AFTER_S = 12.0  # with a health check every 10 s an idle node is probed at every second one
+PROBE_AFTER_S = 8.0  # Serve asks every 10 s: an idle node runs its example at every asking
 MAX_PASS_AGE_S = 30.0
 
 

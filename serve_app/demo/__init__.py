@@ -1,0 +1,1 @@
+"""`parakh demo`: real samples against a real server, verdicts printed, every expectation checked."""
