@@ -41,10 +41,12 @@ def _pitch(low_hz: float, high_hz: float, random: _Random) -> float:
 
 def _voice(phase: _Samples, harmonics: int, roll_off: float) -> _Samples:
     """Sum of harmonics of a running phase (radians), each `roll_off` times the one below."""
-    total = np.zeros_like(phase)
-    for k in range(1, harmonics + 1):
-        total += roll_off ** (k - 1) * np.sin(k * phase)
-    return total
+    turn = np.exp(1j * phase)
+    harmonic, total = turn.copy(), turn.copy()
+    for _ in range(1, harmonics):
+        harmonic *= roll_off * turn
+        total += harmonic
+    return np.asarray(total.imag)
 
 
 def silence(n: int, random: _Random) -> _Samples:
@@ -102,13 +104,21 @@ def speech_like(n: int, random: _Random) -> _Samples:
     pitch = _pitch(90, 260, random) * wander
     first = 500 + 250 * np.sin(2 * np.pi * rate * 0.5 * t + random.uniform(0, 6))
     second = 1600 + 600 * np.sin(2 * np.pi * rate * 0.37 * t + random.uniform(0, 6))
-    phase = 2 * np.pi * np.cumsum(pitch) / SAMPLE_RATE_HZ
-    total = np.zeros(n)
+    turn = np.exp(2j * np.pi * np.cumsum(pitch) / SAMPLE_RATE_HZ)
+    harmonic, total = np.ones_like(turn), np.zeros(n)
     for k in range(1, int(3500 / pitch.mean())):
-        formants = np.exp(-(((k * pitch - first) / 150) ** 2)) + 0.5 * np.exp(-(((k * pitch - second) / 250) ** 2))
-        total += (formants + 0.02) * np.sin(k * phase)
+        harmonic *= turn
+        total += _formants(k * pitch, first, second) * harmonic.imag
     syllables = np.sin(np.pi * rate * t + random.uniform(0, 6)) ** 2
     return total * np.where(syllables > 0.15, syllables, 0.02)
+
+
+def _formants(hz: _Samples, first_hz: _Samples, second_hz: _Samples) -> _Samples:
+    """Gain at a frequency that moves, under resonances that move: computed every 2 ms and joined by lines."""
+    every = slice(None, None, 32)
+    hz_, first_, second_ = hz[every], first_hz[every], second_hz[every]
+    gain = np.exp(-(((hz_ - first_) / 150) ** 2)) + 0.5 * np.exp(-(((hz_ - second_) / 250) ** 2)) + 0.02
+    return np.interp(np.arange(len(hz)), np.arange(len(hz))[every], gain)
 
 
 def music_like(n: int, random: _Random) -> _Samples:
