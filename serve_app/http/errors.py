@@ -21,7 +21,7 @@ from deployments.runtime.errors import InvalidInput, NotFound, ParakhError
 
 _HTTP_CODES = {400: "invalid_request", 404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 _HTTP_MESSAGES = {404: "There is no such route.", 405: "This route does not take that method."}
-_INPUT_KINDS = re.compile(r"^(str|bytes|function-\w+\(.*\)|list\[.*\]|[A-Z]\w*)$")
+_INPUT_KINDS = re.compile(r"^(<\w+>|str|bytes|function-\w+\(.*\)|list\[.*\]|[A-Z]\w*)$")
 
 
 class NotAuthenticated(ParakhError):
@@ -123,7 +123,16 @@ def invalid_from(problems: ValidationError | Sequence[Mapping[str, Any]]) -> Inv
         problems.errors(include_url=False, include_input=False) if isinstance(problems, ValidationError) else problems
     )
     first = found[0]
-    path = [str(step) for step in first["loc"] if not (isinstance(step, str) and _INPUT_KINDS.match(step))]
-    param = ".".join(step for step in path if step not in ("body", "query", "path")) or None
+    param = _path(first["loc"]) or None
     message = str(first["msg"]).removeprefix("Value error, ")
     return InvalidInput(f"{param}: {message}" if param else message, param=param)
+
+
+def _path(location: Sequence[int | str]) -> str:
+    """`input.0.image_url.url` of pydantic's location, without the names of its union members."""
+    path: list[str] = []
+    for step in map(str, location):
+        said_before = path and path[-1] == step  # a part's type, then its field of the same name
+        if not said_before and step not in ("body", "query", "path") and not _INPUT_KINDS.match(step):
+            path.append(step)
+    return ".".join(path)

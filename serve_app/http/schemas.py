@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from deployments.runtime.values import Modality, Weights
 from serve_app.posts import Decision, EvidenceReport, LanguageReport, ModalityReport, ModelReport, Post, SegmentReport
@@ -80,8 +80,27 @@ class AudioPart(Shape):
 Part = Annotated[TextPart | ImagePart | VideoPart | AudioPart, Field(discriminator="type")]
 
 
+def _kind_of_input(value: object) -> str:
+    """Which of the three forms was meant, so that the error is about that one."""
+    if not isinstance(value, list):
+        return "<text>"
+    return "<parts>" if any(isinstance(item, dict) for item in value) else "<texts>"
+
+
+ModerationInput = Annotated[
+    Annotated[str, Tag("<text>")] | Annotated[list[str], Tag("<texts>")] | Annotated[list[Part], Tag("<parts>")],
+    Discriminator(_kind_of_input),
+]
+
+
+def _no_tokens(value: object) -> object:
+    if isinstance(value, list) and any(isinstance(item, int | list) for item in value):
+        raise ValueError("token arrays are not accepted; send the text itself")
+    return value
+
+
 class ModerationRequest(Shape):
-    input: str | list[str] | list[Part] = Field(
+    input: ModerationInput = Field(
         description="A text, a list of texts (one result each), or a list of parts (one result together; "
         "at most one of them media, by http(s) or data: URL)."
     )
@@ -113,7 +132,9 @@ class ModerationBody(Shape):
 
 
 class EmbeddingRequest(Shape):
-    input: str | list[str] = Field(description="A text or a list of texts; for `clip` image URLs (data: or http(s)).")
+    input: Annotated[str | list[str], BeforeValidator(_no_tokens)] = Field(
+        description="A text or a list of texts; for `clip` image URLs (data: or http(s))."
+    )
     model: str
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: int | None = Field(None, description="Accepted only where it equals the model's own.")
