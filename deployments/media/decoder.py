@@ -6,6 +6,7 @@ replaced, and its file is UndecodableMedia with the reason; every child is repla
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
 import queue
@@ -22,6 +23,7 @@ from deployments.media.settings import MediaSettings
 from deployments.runtime.errors import NodeUnavailable, TooLarge, UndecodableMedia
 from deployments.runtime.values import DecodedMedia, FrameSpec
 
+_log = logging.getLogger(__name__)
 _START_S = 60.0  # a child imports PyAV, Pillow and numpy; on a machine under load that takes a while
 _OUT_OF_MEMORY = 77
 
@@ -51,6 +53,8 @@ class MediaDecoder:
             raise UndecodableMedia("The file is empty.")
         child = self._children.get()
         try:
+            if self._closed:
+                raise NodeUnavailable("The media decoder is shut down.")
             return child.decode(data, self._room, self._settings.decode_wall_s)
         finally:
             self._children.put(self._fit_for_more(child))
@@ -70,13 +74,15 @@ class MediaDecoder:
     def close(self) -> None:
         """Kills the idle children now and each busy one when its file is done."""
         self._closed = True
-        for _ in range(self._children.qsize()):
+        idle: list[_Child] = []
+        while True:
             try:
-                child = self._children.get_nowait()
+                idle.append(self._children.get_nowait())
             except queue.Empty:
                 break
+        for child in idle:
             child.kill()
-            self._children.put(child)
+            self._children.put(child)  # a caller that waits for a child learns from this one that all is over
 
     def __enter__(self) -> MediaDecoder:
         return self
@@ -140,6 +146,8 @@ class _Child:
             self._channel.settimeout(wall_s)
             wire.send(self._channel, {"size": len(data), "room": room}, (source, target))
             answer = self._answer(time.monotonic() + wall_s)
+            if "log" in answer:
+                _log.error("decoding raised an unforeseen exception: %s", answer["log"])
             if "error" in answer:
                 raise wire.unpack_error(answer)
             with mmap.mmap(target, room, prot=mmap.PROT_READ) as area, memoryview(area) as view:

@@ -8,8 +8,10 @@ is only known at its end.
 from __future__ import annotations
 
 import io
+import struct
 import threading
 import warnings
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -24,7 +26,19 @@ from deployments.runtime.errors import TooLarge, UndecodableMedia, UnsupportedMe
 from deployments.runtime.values import ContentType, FrameSpec, ModalityStatus, Status
 
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP")
-_DECODE_ERRORS = (OSError, ValueError, SyntaxError, EOFError, IndexError, KeyError, TypeError, ArithmeticError, Warning)
+_DECODE_ERRORS = (
+    OSError,
+    ValueError,
+    SyntaxError,  # Pillow's own for a broken PNG
+    EOFError,
+    LookupError,
+    TypeError,
+    ArithmeticError,
+    Warning,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,  # of a later frame
+)
 _DEFAULT_DELAY_MS = 100  # what browsers show for a delay below 20 ms
 _FINEST_S = 0.1  # frames of an animation nearer than this are not told apart
 _truncated_allowed = threading.Lock()  # ImageFile.LOAD_TRUNCATED_IMAGES is a global
@@ -34,7 +48,7 @@ def decode_image(data: bytes, settings: MediaSettings, spec: FrameSpec) -> Parts
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         picture = _open(data, settings)
-        if getattr(picture, "is_animated", False) and picture.format != "MPO":
+        if _moves(picture):
             return _animation(picture, settings, spec)
         return _still(picture, data, settings, spec)
 
@@ -55,6 +69,13 @@ def _open(data: bytes, settings: MediaSettings) -> ImageFile.ImageFile:
     elif picture.format not in FORMATS:
         raise UnsupportedMedia()
     return picture
+
+
+def _moves(picture: ImageFile.ImageFile) -> bool:
+    try:
+        return bool(getattr(picture, "is_animated", False)) and picture.format != "MPO"
+    except _DECODE_ERRORS:  # a second frame is there, and broken
+        return True
 
 
 def _too_many_pixels(settings: MediaSettings) -> str:
@@ -117,6 +138,8 @@ def _animation(picture: ImageFile.ImageFile, settings: MediaSettings, spec: Fram
         try:
             picture.seek(index)
             wanted = thinned.wants(at_s)
+            if picture.width * picture.height > settings.max_pixels:  # a frame may be larger than the first
+                raise ValueError("too many pixels")
             picture.load()
             if wanted:
                 thinned.add(at_s, fit(upright_rgb(picture), spec))

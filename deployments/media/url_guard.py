@@ -34,6 +34,7 @@ _NEVER = tuple(
         "::/96",  # IPv4-compatible, loopback, unspecified
         "fec0::/10",  # site-local
         "3fff::/20",  # documentation (RFC 9637), unknown to older Pythons
+        "192.0.0.0/24",  # protocol assignments; one cloud's metadata server among them
         "192.88.99.0/24",  # 6to4 relay anycast
         "168.63.129.16/32",  # a cloud's host agent, public by number only
     )

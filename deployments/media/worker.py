@@ -7,6 +7,7 @@ A thread reads the jobs, so that the child notices its parent's death (the socke
 from __future__ import annotations
 
 import ctypes
+import math
 import mmap
 import os
 import queue
@@ -69,8 +70,7 @@ def _answer(
     except MemoryError:
         os._exit(_OUT_OF_MEMORY)  # a process that ran out of memory is not used again
     except Exception as error:  # noqa: BLE001 the edge of the process: hostile media may raise anything
-        print(f"decode raised {type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return wire.pack_error(UndecodableMedia())
+        return {**wire.pack_error(UndecodableMedia()), "log": f"{type(error).__name__}: {error}"[:1000]}
     finally:
         os.close(source)
         os.close(target)
@@ -98,7 +98,7 @@ def _give_up_rights(settings: MediaSettings) -> None:
 
 def _limit_cpu(settings: MediaSettings) -> None:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    limit = int(used.ru_utime + used.ru_stime + settings.decode_cpu_s) + 1
+    limit = math.ceil(used.ru_utime + used.ru_stime + settings.decode_cpu_s)
     resource.setrlimit(resource.RLIMIT_CPU, (limit, resource.RLIM_INFINITY))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 
@@ -53,8 +54,10 @@ class Make:
         options: dict[str, str] | None = None,
         video_options: dict[str, str] | None = None,
     ) -> bytes:
-        buffer = io.BytesIO()
-        with av.open(buffer, "w", format=container, options=options or {}) as out:
+        # a temporary file where there are options: faststart reads back by name
+        buffer = io.BytesIO() if options is None else tempfile.NamedTemporaryFile()  # noqa: SIM115
+        target = buffer if isinstance(buffer, io.BytesIO) else buffer.name
+        with av.open(target, "w", format=container, options=options or {}) as out:
             film = _add_video(out, video, fps, gop, size, rotation, video_options or {}) if video else None
             samples = np.atleast_2d(sine(seconds, rate) if tone is None else tone)
             layout = "mono" if len(samples) == 1 else "stereo"
@@ -68,7 +71,9 @@ class Make:
                 out.mux(film.encode(None))
             if isinstance(track, av.AudioStream):
                 _encode_sound(out, track, samples, rate, layout)
-        return buffer.getvalue()
+        with buffer:
+            buffer.seek(0)
+            return buffer.read()
 
     @staticmethod
     def sound(container: str = "wav", codec: str = "pcm_s16le", seconds: float = 2.0, **more: object) -> bytes:
