@@ -24,15 +24,23 @@ DESCRIPTION = "Moderates posts: seven categories with evidence, from picture, so
 
 def create_app(services: Services) -> FastAPI:
     """Build inside the process that serves it. No CORS: the API is for servers, not for browsers."""
-    app = FastAPI(title="Parakh", version="1", description=DESCRIPTION, lifespan=_lifespan, redoc_url=None)
+    app = FastAPI(
+        title="Parakh",
+        version="1",
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
     worker = JobWorker(services)
     app.state.services = services
     app.state.worker = worker
     app.state.intake = Intake(services, worker)
     app.state.readiness = Readiness(services)
-    for noun in (moderations, embeddings, posts, health):
-        app.include_router(noun.router)
-    errors.install(app)
+    routers = [noun.router for noun in (moderations, embeddings, posts, health)]
+    for router in routers:
+        app.include_router(router)
+    errors.install(app, routers)
     app.add_middleware(BodyCap, max_bytes=services.settings.max_request_bytes)
     app.add_middleware(Deadline, timeout_s=services.settings.request_timeout_s)
     app.add_middleware(RequestId)

@@ -1,0 +1,119 @@
+"""Closed unless said otherwise: every route asks for a key with the right scope, but the ones listed here."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.routing import Route
+
+from serve_app.http.app import create_app
+from serve_app.http.services import Services
+from serve_app.http.settings import HttpSettings
+from serve_app.records.keys import SCOPES, Scope
+from tests.http.conftest import build_services, client_of
+
+OPEN = {"/livez", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+NEEDS: dict[tuple[str, str], Scope] = {
+    ("POST", "/v1/moderations"): "ingest",
+    ("POST", "/v1/embeddings"): "ingest",
+    ("POST", "/v1/posts"): "ingest",
+    ("GET", "/v1/posts/{post_id}"): "read",
+    ("DELETE", "/v1/posts/{post_id}"): "admin",
+}
+
+
+@pytest.fixture
+async def services(tmp_path: Path) -> AsyncIterator[Services]:
+    built = build_services(tmp_path, HttpSettings(auth="keys"))
+    await built.records.start()
+    yield built
+    await built.records.close()
+
+
+@pytest.fixture
+async def client(services: Services) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(create_app(services)) as opened:
+        yield opened
+
+
+def operations(services: Services) -> set[tuple[str, str]]:
+    described = create_app(services).openapi()["paths"]
+    return {(method.upper(), path) for path, found in described.items() for method in found}
+
+
+def test_every_route_is_known_here(services: Services) -> None:
+    closed = {(method, path) for method, path in operations(services) if path not in OPEN}
+    assert closed == set(NEEDS)
+
+
+def test_no_route_hides_from_the_description(services: Services) -> None:
+    described = {path for _, path in operations(services)}
+    paths = set(every_path(create_app(services).routes))
+    assert paths - OPEN <= described
+    assert len(paths) >= len(described)
+
+
+def every_path(routes: Sequence[object]) -> list[str]:
+    found = []
+    for route in routes:
+        if isinstance(route, Route) or hasattr(route, "path"):
+            found.append(str(route.path))
+        included = getattr(route, "original_router", route)  # how this FastAPI holds an included router
+        found.extend(every_path(getattr(included, "routes", None) or []))
+    return [path for path in found if path]
+
+
+@pytest.mark.parametrize(("method", "path"), NEEDS)
+async def test_without_a_key_it_is_401(client: httpx.AsyncClient, method: str, path: str) -> None:
+    for headers in ({}, {"Authorization": "Bearer pk_a_b"}, {"Authorization": "Basic eDp5"}, {"X-API-Key": "x"}):
+        assert (await client.request(method, path.format(post_id="p1"), headers=headers)).status_code == 401
+
+
+@pytest.mark.parametrize(("method", "path"), NEEDS)
+async def test_every_other_scope_is_403(client: httpx.AsyncClient, services: Services, method: str, path: str) -> None:
+    needed = NEEDS[method, path]
+    for scope in SCOPES:
+        _, key = await services.records.keys.create_key(scope, [scope])
+        answer = await client.request(method, path.format(post_id="p1"), headers={"X-API-Key": key})
+        allowed = scope in (needed, "admin")
+        assert (answer.status_code != 403) is allowed, (scope, answer.status_code)
+        assert answer.status_code != 401
+
+
+@pytest.mark.parametrize("path", sorted(OPEN - {"/docs/oauth2-redirect"}))
+async def test_the_open_ones_are_open(client: httpx.AsyncClient, path: str) -> None:
+    assert (await client.get(path)).status_code == 200
+
+
+async def test_both_headers_are_taken_and_a_revoked_key_is_not(client: httpx.AsyncClient, services: Services) -> None:
+    key, shown = await services.records.keys.create_key("k", ["ingest"])
+    for headers in ({"Authorization": f"Bearer {shown}"}, {"authorization": f"bearer {shown}"}, {"X-API-Key": shown}):
+        assert (await client.post("/v1/moderations", json={"input": "hi"}, headers=headers)).status_code == 200
+    await services.records.keys.revoke_key(key.key_id)
+    refused = await client.post("/v1/moderations", json={"input": "hi"}, headers={"X-API-Key": shown})
+    assert refused.status_code == 401
+
+
+async def test_two_clients_may_use_the_same_idempotency_key(client: httpx.AsyncClient, services: Services) -> None:
+    post = {"author_id": "a", "content_type": "text", "caption": "hi", "created_at": "2026-11-01T10:00:00Z"}
+    for name in ("one", "two"):
+        _, shown = await services.records.keys.create_key(name, ["ingest"])
+        headers = {"X-API-Key": shown, "Idempotency-Key": "1"}
+        answer = await client.post("/v1/posts", json=post | {"post_id": name}, headers=headers)
+        assert answer.status_code == 200
+
+
+async def test_a_body_is_not_read_before_the_key(client: httpx.AsyncClient) -> None:
+    read = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal read
+        for _ in range(100):
+            read += 1
+            yield b"x" * 1024
+
+    answer = await client.post("/v1/posts", content=body(), headers={"content-type": "application/json"})
+    assert (answer.status_code, read) == (401, 0)
