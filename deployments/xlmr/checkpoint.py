@@ -26,6 +26,7 @@ from deployments.xlmr.tokenisation import TextTokenizer, read_backend
 _SAFETENSORS = ("model.safetensors", "model.safetensors.index.json")
 _TORCH = ("pytorch_model.bin", "pytorch_model.bin.index.json")
 _SMALL_FILES = ("config.json", "card.json", "tokenizer*.json", "special_tokens_map.json", "vocab.*", "*.model")
+_ROWS = 512  # of position embeddings, where a config does not say
 _UNUSED = ("pooler.", "lm_head.", "cls.", "embeddings.position_ids")
 """Key prefixes that may be missing or left over: heads above the last hidden state, and a buffer of old releases."""
 
@@ -36,7 +37,7 @@ class OpenedModel:
 
     model: Any  # torch module on the CPU; returns `last_hidden_state`
     tokenizer: TextTokenizer
-    hidden_size: int
+    first_position: int
     pad_id: int
     card: ModelCard
     source: str  # named in errors
@@ -47,14 +48,16 @@ def open_checkpoint(settings: XlmrSettings, dtype: Any) -> OpenedModel:
     directory = find_directory(settings.model, settings.allow_hub)
     config = read_config(directory)
     model = load_model(directory, config, dtype)
-    limit = min(position_limit(model, config), settings.max_tokens or sys.maxsize)
+    first = first_position(model)
+    rows = int(getattr(config, "max_position_embeddings", _ROWS))  # 514 in XLM-R: 512 tokens
+    limit = min(rows - first, settings.max_tokens or sys.maxsize)
     tokenizer = TextTokenizer(read_backend(directory), settings.prefix, limit)
     if tokenizer.vocabulary > config.vocab_size:
         sizes = f"{tokenizer.vocabulary} pieces, the model {config.vocab_size}"
         raise WrongWeights(f"{directory}: its tokenizer has {sizes}")
     card = make_card(settings, directory, config.hidden_size, limit)
     pad_id = int(config.pad_token_id or 0)
-    return OpenedModel(model, tokenizer, config.hidden_size, pad_id, card, str(weight_file(directory)))
+    return OpenedModel(model, tokenizer, first, pad_id, card, str(weight_file(directory)))
 
 
 def find_directory(model: str, allow_hub: bool) -> Path:
@@ -173,13 +176,12 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def position_limit(model: Any, config: Any) -> int:
-    """Tokens the position embeddings reach. RoBERTa's start after the padding id, so 514 rows are 512 tokens."""
-    rows = int(getattr(config, "max_position_embeddings", 512))
+def first_position(model: Any) -> int:
+    """Row of the position embeddings that a text's first token takes: 0 in BERT, padding id + 1 in RoBERTa."""
     for name, module in model.named_modules():
         if name.endswith("position_embeddings") and getattr(module, "padding_idx", None) is not None:
-            return rows - int(module.padding_idx) - 1
-    return rows
+            return int(module.padding_idx) + 1
+    return 0
 
 
 def make_card(settings: XlmrSettings, directory: Path, dimension: int, limit: int) -> ModelCard:

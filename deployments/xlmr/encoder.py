@@ -1,15 +1,13 @@
 """Texts in, one vector each: the mean of the last hidden states over the text's own tokens.
 
-A batch is tokenised once, grouped by length and run group by group. On a CPU a group holds texts of exactly one
-length, so nothing is padded and no mask is needed (padding a batch to its longest text costs more than not batching
-at all). On a GPU lengths are rounded up, padded positions are masked in attention and left out of the mean.
+A batch is tokenised once; what has no visible character becomes an InvalidInput in its place; the rest runs packed
+or bucketed (`forward.py`), never padded on a CPU: padding a batch to its longest text costs more than no batch.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
-from typing import Any
+from collections.abc import Hashable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,8 +16,12 @@ from deployments.runtime.device import prepare_torch
 from deployments.runtime.errors import InvalidInput, ModelError, WrongWeights
 from deployments.runtime.values import ModelCard, TextEmbedding
 from deployments.xlmr.checkpoint import OpenedModel, open_checkpoint
+from deployments.xlmr.forward import BucketedForward, Forward, PackedForward, can_pack
 from deployments.xlmr.settings import XlmrSettings
 from deployments.xlmr.tokenisation import TextTokenizer, Tokens
+
+if TYPE_CHECKING:
+    import torch
 
 EXAMPLE = "यह एक साधारण वाक्य है। This is a plain sentence."
 
@@ -30,7 +32,7 @@ class TextEncoder:
     def __init__(self, settings: XlmrSettings) -> None:
         self._settings = settings
         self._opened: OpenedModel | None = None
-        self._multiple = 1 if settings.device == "cpu" else settings.pad_to_multiple_of
+        self._forward: Forward
 
     @property
     def card(self) -> ModelCard:
@@ -38,9 +40,9 @@ class TextEncoder:
 
     def load(self) -> None:
         settings = self._settings
-        self._device, dtype = prepare_torch(settings)
+        device, dtype = prepare_torch(settings)
         self._opened = _open(settings, dtype)
-        self._model = self._opened.model.to(self._device)
+        self._forward = _make_forward(self._opened, settings, device)
         if isinstance(self.encode([EXAMPLE])[0], Exception):
             source, self._opened = self._opened.source, None
             raise WrongWeights(f"{source}: the model gives no finite vector for its example")
@@ -53,55 +55,20 @@ class TextEncoder:
         return self._ready().tokenizer.estimate(item)
 
     def bucket(self, item: str) -> Hashable:
-        """None on a CPU: `encode` groups by exact length itself. On a GPU the power of two above the estimate."""
+        """None on a CPU: `encode` packs or groups by length itself. On a GPU the power of two above the estimate."""
         return None if self._settings.device == "cpu" else self.weight(item).bit_length()
 
     def encode(self, items: Sequence[str]) -> Sequence[TextEmbedding | Exception]:
         tokenizer = self._ready().tokenizer
         tokens = [_tokenise(tokenizer, item) for item in items]
-        results: dict[int, TextEmbedding | Exception] = {
-            index: found for index, found in enumerate(tokens) if isinstance(found, Exception)
-        }
-        valid = {index: found for index, found in enumerate(tokens) if isinstance(found, Tokens)}
-        for indices, width in self._passes(valid):
-            vectors = self._forward([valid[index].ids for index in indices], width)
-            for index, vector in zip(indices, vectors, strict=True):
-                results[index] = _embedding(vector, valid[index])
-        return [results[index] for index in range(len(items))]
+        rows = [found.ids for found in tokens if isinstance(found, Tokens)]
+        vectors = iter(self._forward(rows) if rows else ())
+        return [_embedding(next(vectors), found) if isinstance(found, Tokens) else found for found in tokens]
 
     def _ready(self) -> OpenedModel:
         if self._opened is None:
             raise ModelError("The text encoder is not loaded.")
         return self._opened
-
-    def _passes(self, tokens: dict[int, Tokens]) -> Iterator[tuple[list[int], int]]:
-        """Groups of item indices with the length they are run at, each within `max_batch_tokens`."""
-        multiple = self._multiple
-        limit = self._ready().tokenizer.limit
-        groups: defaultdict[int, list[int]] = defaultdict(list)
-        for index, found in tokens.items():
-            groups[min(limit, -(-len(found.ids) // multiple) * multiple)].append(index)
-        for width, indices in sorted(groups.items()):
-            size = max(1, self._settings.max_batch_tokens // width)
-            for start in range(0, len(indices), size):
-                yield indices[start : start + size], width
-
-    def _forward(self, rows: list[list[int]], width: int) -> NDArray[np.float32]:
-        """(batch, dimension) masked means of `rows`, padded to `width` where they are shorter."""
-        import torch
-
-        padded = [row + [self._ready().pad_id] * (width - len(row)) for row in rows]
-        ids = torch.tensor(padded, device=self._device)  # (batch, width) int64
-        lengths = [len(row) for row in rows]
-        with torch.inference_mode():
-            if min(lengths) == width:
-                hidden = self._model(input_ids=ids).last_hidden_state.float()  # (batch, width, dimension)
-                return np.asarray(hidden.mean(dim=1).cpu().numpy(), np.float32)
-            count = torch.tensor(lengths, device=self._device)[:, None]  # (batch, 1)
-            mask = torch.arange(width, device=self._device) < count  # (batch, width)
-            hidden = self._model(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
-            means = (hidden * mask[:, :, None]).sum(dim=1) / count
-            return np.asarray(means.cpu().numpy(), np.float32)
 
 
 def _open(settings: XlmrSettings, dtype: Any) -> OpenedModel:
@@ -110,6 +77,14 @@ def _open(settings: XlmrSettings, dtype: Any) -> OpenedModel:
 
         return open_random(settings, dtype)
     return open_checkpoint(settings, dtype)
+
+
+def _make_forward(opened: OpenedModel, settings: XlmrSettings, device: torch.device) -> Forward:
+    model = opened.model.to(device)
+    if can_pack(model):
+        return PackedForward(model, opened.first_position, settings.max_batch_tokens)
+    multiple = 1 if device.type == "cpu" else settings.pad_to_multiple_of
+    return BucketedForward(model, opened.pad_id, opened.tokenizer.limit, settings.max_batch_tokens, multiple)
 
 
 def _tokenise(tokenizer: TextTokenizer, item: str) -> Tokens | InvalidInput:

@@ -48,7 +48,8 @@ def open_random(settings: XlmrSettings, dtype: Any) -> OpenedModel:
         note="untrained weights of the true shape: the vectors mean nothing",
     )
     model = build_random(dtype)
-    return OpenedModel(model, tokenizer, card.dimension, int(LARGE["pad_token_id"]), card, "random weights")
+    pad_id = int(LARGE["pad_token_id"])
+    return OpenedModel(model, tokenizer, pad_id + 1, pad_id, card, "random weights")
 
 
 def build_random(dtype: Any, **changes: int) -> Any:

@@ -17,7 +17,7 @@ from deployments.runtime.values import TextEmbedding
 from deployments.xlmr.encoder import TextEncoder
 from deployments.xlmr.random_weights import build_random
 from deployments.xlmr.settings import XlmrSettings, make_encoder
-from tests.xlmr.conftest import TINY, WORDS, tiny_tokenizer
+from tests.xlmr.conftest import TINY, tiny_tokenizer
 
 Load = Callable[..., TextEncoder]
 MIXED = ["a cat", "the red fish", "a dog", "big cat ate the red fish and ran", "the old home", "sea"]
@@ -46,47 +46,6 @@ def test_the_vector_is_the_mean_of_the_last_hidden_states(tiny: Path, loaded: Lo
     np.testing.assert_allclose(vectors(loaded(tiny).encode(["the red fish"]))[0], by_hand, atol=2e-6)
 
 
-def test_padding_as_on_a_gpu_changes_nothing_but_rounding(
-    tiny: Path, loaded: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder = loaded(tiny)
-    exact = vectors(encoder.encode(MIXED))
-    widths = record_passes(encoder, monkeypatch)
-    monkeypatch.setattr(encoder, "_multiple", 8)
-    np.testing.assert_allclose(vectors(encoder.encode(MIXED)), exact, atol=2e-6)
-    assert widths == [(5, 8), (1, 16)]
-
-
-def record_passes(encoder: TextEncoder, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """(texts, width) of every forward pass from here on."""
-    passes: list[tuple[int, int]] = []
-    forward = encoder._forward
-
-    def recorded(rows: list[list[int]], width: int) -> object:
-        passes.append((len(rows), width))
-        return forward(rows, width)
-
-    monkeypatch.setattr(encoder, "_forward", recorded)
-    return passes
-
-
-def test_on_a_cpu_only_texts_of_one_length_share_a_pass(
-    tiny: Path, loaded: Load, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    encoder = loaded(tiny)
-    passes = record_passes(encoder, monkeypatch)
-    encoder.encode(MIXED)
-    assert passes == [(1, 3), (2, 4), (2, 5), (1, 10)]
-
-
-def test_a_pass_stays_within_its_token_budget(tiny: Path, loaded: Load, monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = loaded(tiny, max_batch_tokens=512)
-    passes = record_passes(encoder, monkeypatch)
-    encoder.encode([" ".join(WORDS)] * 60)
-    assert sum(texts for texts, _ in passes) == 60
-    assert max(texts * width for texts, width in passes) <= 512
-
-
 def test_one_poisoned_item_of_eight_fails_alone(tiny: Path, loaded: Load) -> None:
     encoder = loaded(tiny)
     items = ["a cat"] * 3 + [" \n\t\u200b"] + ["the dog ran"] * 4
@@ -104,7 +63,8 @@ def test_a_batch_of_nothing_valid_and_an_empty_batch(tiny: Path, loaded: Load) -
 
 def test_a_vector_that_is_not_finite_is_an_error_and_not_a_number(tiny: Path, loaded: Load) -> None:
     encoder = loaded(tiny)
-    encoder._model.embeddings.word_embeddings.weight[len(tiny_tokenizer().get_vocab()) - 1] = float("nan")  # "sea"
+    sea = tiny_tokenizer().token_to_id("sea")
+    encoder._ready().model.embeddings.word_embeddings.weight[sea] = float("nan")
     poisoned, sound = encoder.encode(["sea", "a cat"])
     assert isinstance(poisoned, ModelError)
     assert isinstance(sound, TextEmbedding)
