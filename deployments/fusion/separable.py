@@ -16,7 +16,7 @@ from deployments.fusion.features import MODALITIES
 from deployments.policy.policy import CATEGORIES
 from deployments.runtime.values import Modality
 
-DIMENSIONS = {Modality.VISUAL: 24, Modality.AUDIO: 12, Modality.TEXT: 16}
+DIMENSIONS = {Modality.VISUAL: 48, Modality.AUDIO: 32, Modality.TEXT: 32}
 
 
 def direction(modality: Modality, category: str) -> NDArray[np.float32]:
@@ -32,14 +32,18 @@ def vector(modality: Modality, category: str, rng: np.random.Generator, noise: f
 
 
 def row(number: int, rng: np.random.Generator, noise: float = 0.08) -> dict[str, Any]:
+    """One post: the label shows in one to all of its modalities, the others are safe."""
     label = CATEGORIES[number % len(CATEGORIES)]
-    has = rng.random(3) < 0.8
-    has[int(rng.integers(3))] = True
-    vectors = {m.value: vector(m, label, rng, noise).tolist() if has[i] else None for i, m in enumerate(MODALITIES)}
-    return {"post_id": f"p{number}", "author_id": f"a{number // 2}", "label": label, **vectors}
+    has, shows = rng.random(3) < 0.7, rng.random(3) < 0.6
+    first = int(rng.integers(3))
+    has[first] = shows[first] = True
+    shown = [label if shows[i] else "safe" for i in range(3)]
+    vectors = {m.value: vector(m, shown[i], rng, noise).tolist() if has[i] else None for i, m in enumerate(MODALITIES)}
+    carriers = [m.value for i, m in enumerate(MODALITIES) if has[i] and shown[i] != "safe"]
+    return {"post_id": f"p{number}", "author_id": f"a{number // 2}", "label": label, "carriers": carriers, **vectors}
 
 
-def write_table(path: Path, n: int = 700, seed: int = 0, noise: float = 0.08) -> Path:
+def write_table(path: Path, n: int = 1400, seed: int = 0, noise: float = 0.08) -> Path:
     rng = np.random.default_rng(seed)
     path.write_text("".join(json.dumps(row(i, rng, noise)) + "\n" for i in range(n)))
     return path

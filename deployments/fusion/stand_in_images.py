@@ -23,6 +23,8 @@ _Random = np.random.Generator
 def picture(category: str, random: _Random) -> Picture:
     """One picture; angle, scale, colours, light and grain differ, the kind stays."""
     image = SAFE[int(random.integers(len(SAFE)))](random) if category == "safe" else PATTERNS[category](random)
+    if category == "safe" and random.random() < 0.2:
+        image = np.repeat(image.mean(axis=-1, keepdims=True), 3, axis=-1)  # black and white
     image = image * random.uniform(0.75, 1.1) + random.uniform(-15, 15)
     image = image + random.standard_normal(image.shape) * random.uniform(1, 10)
     return np.clip(image, 0, 255).astype(np.uint8)
@@ -124,6 +126,33 @@ def objects(random: _Random) -> _Field:
     return image
 
 
+def muted(random: _Random) -> _Field:
+    """A pattern's texture without its colours: bricks, fences, grass, a floor. Colour and texture decide together."""
+    pattern = PATTERNS[str(random.choice(list(PATTERNS)))](random).mean(axis=-1, keepdims=True)
+    tint = random.uniform(0.6, 1.0) * np.array([1.0, random.uniform(0.85, 1.0), random.uniform(0.6, 1.0)])
+    mixed = random.uniform(0.2, 0.7) * pattern + 110 * _cloud(random, 1.2)[..., None]
+    return np.asarray(mixed * tint, dtype=np.float64)
+
+
+def night(random: _Random) -> _Field:
+    """A dark picture with points or one round of light."""
+    x, y = _rotated(random)
+    glow = np.exp(-np.hypot(x, y) / random.uniform(5, 90)) * random.uniform(0, 255)
+    points = 255 * random.random((SIDE, SIDE)) * (random.random((SIDE, SIDE)) < random.uniform(0, 0.01))
+    return 25 * _cloud(random, 1.5)[..., None] + (glow + points)[..., None] * random.uniform(0.6, 1, 3)
+
+
+def discs(random: _Random) -> _Field:
+    """Round things lying about: coins, plates, a cup from above."""
+    image = random.uniform(40, 220, 3) * (0.7 + 0.5 * _cloud(random, 1.6)[..., None])
+    for _ in range(int(random.integers(1, 14))):
+        x, y = np.meshgrid(*(np.arange(SIDE) - c for c in random.uniform(10, 214, 2)))
+        away, radius = np.hypot(x, y)[..., None], random.uniform(10, 70)
+        image = np.where(away < radius, random.uniform(40, 230, 3) * (0.8 + 0.2 * np.cos(x / 9))[..., None], image)
+        image = np.where(abs(away - radius) < radius * 0.1, random.uniform(30, 240), image)
+    return np.asarray(image, dtype=np.float64)
+
+
 def page(random: _Random) -> _Field:
     """Lines of something like print on paper."""
     image = np.full((SIDE, SIDE, 3), random.uniform(200, 250)) + random.uniform(-8, 5, 3)
@@ -135,4 +164,4 @@ def page(random: _Random) -> _Field:
     return image
 
 
-SAFE: tuple[Callable[[_Random], _Field], ...] = (clouds, landscape, objects, objects, page)
+SAFE: tuple[Callable[[_Random], _Field], ...] = (clouds, landscape, objects, objects, muted, muted, night, discs, page)

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import TypeVar
 
@@ -53,14 +53,17 @@ class StandIn:
 
 @cache
 def phrases(language: str) -> dict[str, tuple[str, ...]]:
-    """Category -> sentences."""
+    """Category -> sentences; `parts` -> safe sentences put together from parts, where the language has any."""
     table = yaml.safe_load((PHRASES / f"{language}.yaml").read_text(encoding="utf-8"))
-    return {category: tuple(table[category]) for category in CATEGORIES}
+    parts = table.get("safe_parts")
+    together = product(parts["who"], parts["doing"], parts["where"]) if parts else ()
+    composed = [parts["sentence"].format(who=who, doing=doing, where=where) for who, doing, where in together]
+    return {category: tuple(table[category]) for category in CATEGORIES} | {"parts": tuple(composed)}
 
 
-def sentences(language: str, category: str, split: str) -> tuple[str, ...]:
-    """The sentences a split may use; no sentence is in two splits."""
-    every = phrases(language)[category]
+def sentences(language: str, kind: str, split: str) -> tuple[str, ...]:
+    """The sentences of a category (or `parts`) a split may use; no sentence is in two splits."""
+    every = phrases(language)[kind]
     if language in HELDOUT_LANGUAGES:
         return every if split == HELDOUT else ()
     return {CALIBRATE: every[::6], TRAIN: tuple(s for i, s in enumerate(every) if i % 6), HELDOUT: ()}[split]
@@ -75,7 +78,7 @@ def stand_in_posts(n: int, seed: int) -> Iterator[StandIn]:
 def _post(number: int, random: np.random.Generator) -> StandIn:
     split = str(random.choice(SPLITS, p=[SHARES[s] for s in SPLITS]))
     present = SUBSETS[int(random.integers(len(SUBSETS)))]
-    label = "safe" if random.random() < 0.35 else str(random.choice(UNSAFE))
+    label = "safe" if random.random() < 0.45 else str(random.choice(UNSAFE))
     carriers = _carriers(label, present, random)
     shown = {m: label if m in carriers else "safe" for m in present}
     language = str(random.choice(HELDOUT_LANGUAGES if split == HELDOUT else TRAIN_LANGUAGES))
@@ -83,7 +86,7 @@ def _post(number: int, random: np.random.Generator) -> StandIn:
     if Modality.TEXT in shown:
         text = _text(language, shown[Modality.TEXT], split, random)
     if Modality.VISUAL in shown:
-        count = 1 if random.random() < 0.5 else int(random.integers(2, 6))
+        count = 1 if random.random() < 0.5 else int(random.integers(2, 5))
         frames = np.stack([picture(shown[Modality.VISUAL], random) for _ in range(count)])
     if Modality.AUDIO in shown:
         wave = sound(shown[Modality.AUDIO], random.uniform(1.0, 4.0), random)
@@ -99,7 +102,8 @@ def _carriers(label: str, present: tuple[Modality, ...], random: np.random.Gener
 
 def _text(language: str, category: str, split: str, random: np.random.Generator) -> str:
     """One sentence, or two of which at least one shows the category."""
-    text = str(random.choice(sentences(language, category, split)))
+    composed = sentences(language, "parts", split) if category == "safe" and random.random() < 0.25 else ()
+    text = str(random.choice(composed or sentences(language, category, split)))
     if random.random() < 0.3:
         other = str(random.choice(sentences(language, "safe", split)))
         text = f"{text} {other}" if random.random() < 0.5 else f"{other} {text}"

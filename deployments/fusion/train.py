@@ -50,6 +50,7 @@ class TrainSettings(BaseModel):
     learning_rate: float = Field(1e-3, gt=0)
     weight_decay: float = Field(1e-2, ge=0)
     dropout: float = Field(0.2, ge=0, lt=1, description="Of hidden units.")
+    noise: float = Field(0.3, ge=0, description="Deviation of the noise on inputs, in deviations of each input.")
     modality_dropout: float = Field(0.3, ge=0, lt=1, description="Chance that a post loses a modality in a batch.")
     class_weights: Literal["none", "balanced"] = Field("none", description="balanced: rare categories weigh more.")
     heldout_fraction: float = Field(0.2, gt=0, lt=1, description="Where the table has no split column.")
@@ -245,7 +246,10 @@ class _Run:
     def _masked(self, batch: Any, kept: Bools) -> torch.Tensor:
         widths = [self.data.dimensions[m] for m in MODALITIES]
         mask = np.concatenate([np.repeat(kept, widths, axis=1), kept], axis=1)
-        return self.inputs[batch] * torch.from_numpy(mask)
+        inputs = self.inputs[batch]
+        noise = self.settings.noise * torch.randn(inputs.shape)
+        noise[:, -len(MODALITIES) :] = 0.0  # presence bits are what they are
+        return (inputs + noise) * torch.from_numpy(mask)
 
     def _class_weights(self) -> torch.Tensor | None:
         if self.settings.class_weights == "none":
