@@ -1,0 +1,60 @@
+"""The description says every status a route can answer with, and describes bodies that routes parse themselves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+
+COMMON = {"401", "403", "413", "500", "503", "504"}
+EXPECTED = {
+    ("post", "/v1/moderations"): {"200", "400", "404", "415", "422", "429"} | COMMON,
+    ("post", "/v1/embeddings"): {"200", "400", "404", "415", "422", "429"} | COMMON,
+    ("post", "/v1/posts"): {"200", "202", "400", "409", "415", "422", "429"} | COMMON,
+    ("get", "/v1/posts/{post_id}"): {"200", "202", "400", "404"} | COMMON,
+    ("delete", "/v1/posts/{post_id}"): {"204", "400", "404"} | COMMON,
+    ("get", "/livez"): {"200", "500"},
+    ("get", "/readyz"): {"200", "500", "503"},
+}
+
+
+@pytest.fixture
+def described(app: FastAPI) -> dict[str, Any]:
+    return app.openapi()
+
+
+def test_every_status_stands_in_it(described: dict[str, Any]) -> None:
+    found = {
+        (method, path): set(operation["responses"])
+        for path, operations in described["paths"].items()
+        for method, operation in operations.items()
+    }
+    assert found == EXPECTED
+
+
+def test_every_error_has_the_one_shape(described: dict[str, Any]) -> None:
+    for (method, path), statuses in EXPECTED.items():
+        responses = described["paths"][path][method]["responses"]
+        for status in statuses:
+            if status[0] in "45" and (path, status) != ("/readyz", "503"):
+                schema = responses[status]["content"]["application/json"]["schema"]
+                assert schema == {"$ref": "#/components/schemas/ErrorBody"}, (path, status)
+
+
+def test_no_reference_leads_nowhere(described: dict[str, Any]) -> None:
+    known = {f"#/components/schemas/{name}" for name in described["components"]["schemas"]}
+    assert set(references(described)) <= known
+
+
+def references(value: Any) -> list[str]:
+    if isinstance(value, dict):
+        own = [value["$ref"]] if isinstance(value.get("$ref"), str) else []
+        return own + [found for part in value.values() for found in references(part)]
+    return [found for part in value for found in references(part)] if isinstance(value, list) else []
+
+
+def test_bodies_are_described(described: dict[str, Any]) -> None:
+    body = described["paths"]["/v1/posts"]["post"]["requestBody"]["content"]
+    assert set(body) == {"application/json", "multipart/form-data"}
+    assert "media_base64" in described["components"]["schemas"]["PostRequest"]["properties"]
