@@ -29,6 +29,7 @@ console = Console()
 errors = Console(stderr=True)
 
 LOCAL_CONFIG = Path(__file__).parent.parent / "cluster" / "serve" / "local.yaml"
+DEMO_DIR = Path("var/demo")
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", "-c", help="A Serve config file; default: cluster/serve/local.yaml.")
 ]
@@ -175,15 +176,18 @@ def models_prepare(config: ConfigOption = None, data_dir: DataDirOption = None) 
     with Progress(console=errors) as progress:
         task = progress.add_task("models", total=1.0)
         prepare(settings, lambda step, fraction: progress.update(task, description=step, completed=fraction))
-    models_list(config, data_dir)
 
 
 @models_app.command("list")
 def models_list(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
-    """Name every model of the profile, where its weights are, and whether they are there."""
-    from serve_app.models import inventory_table
+    """Name every model of the profile and where its weights are; exit 1 where one is missing."""
+    from serve_app.models import inventory
+    from serve_app.rendering import inventory_table
 
-    console.print(inventory_table(load_config(config, data_dir)))
+    models = inventory(load_config(config, data_dir))
+    console.print(inventory_table(models))
+    if not all(model.present for model in models):
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ from rich.console import Console
 
 from deployments.runtime.device import cpu_has_bf16
 from deployments.runtime.errors import ModelError
-from deployments.runtime.values import Modality, ModelCard
+from deployments.runtime.values import ModelCard
 from serve_app.config import AppConfig
 from serve_app.local_nodes import LocalNodes
+from serve_app.nodes import encoder_cards
 from serve_app.rendering import status_table
-
-ENCODER_NODES = {Modality.VISUAL: "clip", Modality.AUDIO: "vggish", Modality.TEXT: "xlmr"}
-
 
 async def examine(config: AppConfig, console: Console) -> bool:
     """True where every node is ready and the fusion head fits the encoders."""
@@ -30,15 +28,14 @@ async def examine(config: AppConfig, console: Console) -> bool:
         statuses = await nodes.status()
         console.print(status_table(statuses))
         ready = all(status.state == "ready" for status in statuses)
-        cards = {status.node: status.model for status in statuses if status.model is not None}
-        return ready and await _head_fits(nodes, cards, console)
+        return ready and await _head_fits(nodes, encoder_cards(statuses), console)
     finally:
         await nodes.close()
 
 
 async def _head_fits(nodes: LocalNodes, cards: dict[str, ModelCard], console: Console) -> bool:
     try:
-        await nodes.check_encoders({str(m): cards[node] for m, node in ENCODER_NODES.items()})
+        await nodes.check_encoders(cards)
     except ModelError as error:
         console.print(f"[bold red]The fusion head does not fit the encoders:[/] {error}", highlight=False)
         return False

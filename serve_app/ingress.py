@@ -10,12 +10,12 @@ from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
 
 from deployments.policy.policy import Policy, default_policy
-from deployments.runtime.values import Modality
 from serve_app.config import AppConfig
 from serve_app.graph import RayNodes
 from serve_app.http.app import create_app
 from serve_app.http.services import Services
 from serve_app.media_store import open_media_store
+from serve_app.nodes import encoder_cards
 from serve_app.pipeline import Pipeline
 from serve_app.records import Records
 
@@ -29,14 +29,14 @@ class OpenDoorRefused(Exception):
 class IngressDeployment:
     """Raises OpenDoorRefused, or WrongWeights where the fusion head was trained for other encoders."""
 
-    async def __init__(self, config: AppConfig, nodes: dict[str, DeploymentHandle]) -> None:
+    async def __init__(  # type: ignore[misc]  # Serve awaits an async constructor
+        self, config: AppConfig, nodes: dict[str, DeploymentHandle]
+    ) -> None:
         refuse_open_door(config.http.auth, str(_get_global_client().http_config.host))
         self._nodes = RayNodes(**nodes)
         policy = Policy.load(config.policy) if config.policy else default_policy()
         self._pipeline = Pipeline(self._nodes, policy)
-        statuses = {status.node: status for status in await self._pipeline.status()}
-        cards = {m: statuses[node].model for m, node in ENCODER_NODES.items() if statuses[node].model is not None}
-        await self._nodes.check_encoders(cards)
+        await self._nodes.check_encoders(encoder_cards(await self._pipeline.status()))
         self._services = Services(
             moderator=self._pipeline,
             records=Records(config.records_url),
@@ -50,9 +50,6 @@ class IngressDeployment:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._services)
-
-
-ENCODER_NODES = {Modality.VISUAL: "clip", Modality.AUDIO: "vggish", Modality.TEXT: "xlmr"}
 
 
 def refuse_open_door(auth: str, host: str) -> None:

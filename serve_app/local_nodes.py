@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol, TypeVar
 
 from deployments.clip.frames import Frames
 from deployments.clip.registry import frame_spec
@@ -27,6 +27,10 @@ from serve_app.nodes import Decoded
 from serve_app.posts import MediaSource
 
 Node = TypeVar("Node")
+
+
+class HasStatus(Protocol):
+    async def status(self) -> NodeStatus: ...
 
 
 class LocalNodes:
@@ -67,11 +71,17 @@ class LocalNodes:
 
     async def status(self) -> list[NodeStatus]:
         """Makes every node; one that cannot be made is sick and says why."""
-        makers = {"media": self._media, "clip": self._clip, "vggish": self._vggish, "xlmr": self._xlmr}
+        makers: dict[str, Callable[[], Awaitable[HasStatus]]] = {
+            "media": self._media,
+            "clip": self._clip,
+            "vggish": self._vggish,
+            "xlmr": self._xlmr,
+            "fusion": self._fusion,
+        }
         statuses = []
-        for name, make in {**makers, "fusion": self._fusion}.items():
+        for name, make in makers.items():
             try:
-                statuses.append(await (await make()).status())  # type: ignore[operator]
+                statuses.append(await (await make()).status())
             except ParakhError as error:
                 statuses.append(NodeStatus(name, "sick", str(error)))
         return statuses

@@ -29,3 +29,32 @@ def prepare(config: AppConfig, progress: Progress) -> None:
         progress(f"{node}: loading", number / len(loads))
         load()
     progress("all models are there", 1.0)
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """One node's model: what it is, where its weights are or should be, and whether they are there."""
+
+    node: str
+    model: str
+    where: str
+    present: bool
+
+
+def inventory(config: AppConfig) -> list[ModelFile]:
+    """Looks at files only; `parakh doctor` loads them."""
+    clip, vggish, xlmr = config.clip.encoder, config.vggish.encoder, config.xlmr.encoder
+    looks: list[tuple[str, str, Callable[[], Path]]] = [
+        ("clip", clip.model, lambda: locate_visual(clip)),
+        ("vggish", vggish.variant, lambda: locate_sound(vggish)),
+        ("xlmr", xlmr.model, lambda: locate_text(xlmr)),
+        ("fusion", "fusion-mlp", lambda: locate_head(config.fusion.head)),
+    ]
+    return [_looked(node, model, locate) for node, model, locate in looks]
+
+
+def _looked(node: str, model: str, locate: Callable[[], Path]) -> ModelFile:
+    try:
+        return ModelFile(node, model, str(locate()), present=True)
+    except ModelError as error:
+        return ModelFile(node, model, str(error), present=False)

@@ -7,12 +7,12 @@ they never pass through the ingress.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deployments.fusion.head import FusionInput, FusionOutput
-from deployments.runtime.values import DecodedMedia, Embeddings, ModelCard, NodeStatus, SoundBlock, TextEmbedding
+from deployments.runtime.values import DecodedMedia, Embeddings, Modality, ModelCard, NodeStatus, SoundBlock, TextEmbedding
 from serve_app.posts import MediaSource
 
 
@@ -49,3 +49,14 @@ class NodeHandles(Protocol):
         ...
 
     async def status(self) -> list[NodeStatus]: ...
+
+
+ENCODERS = {Modality.VISUAL: "clip", Modality.AUDIO: "vggish", Modality.TEXT: "xlmr"}
+"""Which node encodes which modality."""
+
+
+def encoder_cards(statuses: Iterable[NodeStatus]) -> dict[str, ModelCard]:
+    """Modality -> card, of the encoders that told one."""
+    models = {status.node: status.model for status in statuses}
+    cards = {modality.value: models.get(node) for modality, node in ENCODERS.items()}
+    return {modality: card for modality, card in cards.items() if card is not None}

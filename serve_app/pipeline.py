@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -115,7 +116,7 @@ class Pipeline:
         if model not in encoders:
             raise NotFound(f"There is no text encoder named {model!r}.")
         encode = encoders[model]
-        return list(await asyncio.gather(*(_retried(lambda text=text: encode(text)) for text in texts)))
+        return list(await asyncio.gather(*(_retried(partial(encode, text)) for text in texts)))
 
     async def embed_images(self, images: list[bytes]) -> list[Embeddings]:
         return list(await asyncio.gather(*(self._embed_image(image) for image in images)))

@@ -35,7 +35,7 @@ def run_demo(config_file: Path, config: AppConfig, *, port: int, once: bool, con
                     f"Starting Ray Serve ({time.monotonic() - started:.0f} s; log: {server.log})"
                 )
             )
-        console.print(f"Ready after {time.monotonic() - started:.0f} s at {server.url}")
+        console.print(f"Ready after {_since(started)} at {server.url}")
         passed = show(server.url, console)
         console.print(config.profile_note, style="italic")
         if not once:
@@ -127,13 +127,13 @@ def _verdicts(answers: list[tuple[SamplePost, int, dict[str, Any]]]) -> Table:
     return table
 
 
+def _since(started: float) -> str:
+    return f"{time.monotonic() - started:.0f} s"
+
+
 def _stay(url: str, console: Console) -> None:
     example = json.dumps({"input": samples.THREAT_HI}, ensure_ascii=False)
     console.print(f"\nThe server stays up at {url} (Ctrl-C stops it; API description at {url}/docs). Try:\n")
-    console.print(f"curl {url}/readyz", soft_wrap=True, highlight=False)
-    console.print(
-        f"curl {url}/v1/moderations -H 'Content-Type: application/json' -d '{example}'", soft_wrap=True, highlight=False
-    )
     post = json.dumps(
         {
             "post_id": "my-first",
@@ -142,12 +142,13 @@ def _stay(url: str, console: Console) -> None:
             "created_at": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     )
-    console.print(
+    for line in (
+        f"curl {url}/readyz",
+        f"curl {url}/v1/moderations -H 'Content-Type: application/json' -d '{example}'",
         f"curl {url}/v1/posts -F 'post={post};type=application/json' -F media=@photo.jpg",
-        soft_wrap=True,
-        highlight=False,
-    )
-    console.print(f"curl {url}/v1/posts/my-first\n", soft_wrap=True, highlight=False)
+        f"curl {url}/v1/posts/my-first\n",
+    ):
+        console.print(line, soft_wrap=True, highlight=False)
     try:
         while True:
             time.sleep(3600)

@@ -1,0 +1,310 @@
+"""What does the served graph cost over its bare models? Whole posts through HTTP against the same code in a loop.
+
+Both sides run the full profile's shapes with random weights over the fixed mix of `benchmarks/posts.py`, decoding
+included. The baseline is the same Pipeline over in-process nodes, one process pinned to each core, no HTTP, no records.
+The last part feeds one encoder node 2 000 small items, clean and with 1 % of them poisoned.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import multiprocessing
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import yaml
+
+from benchmarks.posts import BenchmarkPost, mix
+from benchmarks.report import Options, Row, against, median, options, percentile, report
+from deployments.fusion.head import random_head
+from deployments.policy.policy import default_policy
+from deployments.runtime.encoder import Encoder
+from deployments.runtime.node import EncoderNode, NodeSettings
+from deployments.runtime.values import Embeddings, Modality, ModelCard, SoundBlock
+from deployments.vggish.examples import SoundItem
+from deployments.vggish.registry import make_encoder as make_sound_encoder
+from deployments.vggish.settings import VggishSettings
+from serve_app.config import AppConfig
+from serve_app.launch import ServerProcess
+from serve_app.local_nodes import LocalNodes
+from serve_app.pipeline import Pipeline
+from serve_app.posts import MediaSource, Post
+
+SMALL_ITEMS = 2_000
+POISON = 0.123
+
+
+def main() -> None:
+    given = options(__doc__ or "")
+    seconds = 8.0 if given.quick else 40.0
+    with tempfile.TemporaryDirectory(prefix="parakh-bench-") as scratch:
+        args = full_shapes(Path(scratch))
+        loops = Loops(args, processes=os.cpu_count() or 1)  # they load while the server starts
+        rows = served(args, Path(scratch), seconds, loops)
+    rows += poisoned(given)
+    report("graph: whole posts, served against looped", rows, given)
+
+
+def full_shapes(scratch: Path) -> dict[str, Any]:
+    """Arguments of AppConfig: CLIP RN50, VGGish and XLM-R large, untrained, with a random fusion head for them."""
+    random_head({Modality.VISUAL: 2048, Modality.AUDIO: 128, Modality.TEXT: 1024}, seed=0).save(scratch / "head")
+    random = {"weights": "random"}
+    return {
+        "profile": "custom",
+        "data_dir": str(scratch),
+        "http": {"auth": "off", "request_timeout_s": 60},
+        "clip": {"encoder": {"model": "open-clip", "text_tower": False, **random}},
+        "vggish": {"encoder": {"variant": "vggish", **random}},
+        "xlmr": {"encoder": random},
+        "fusion": {"head": {"artefact": str(scratch / "head")}},
+    }
+
+
+def served(args: dict[str, Any], scratch: Path, seconds: float, loops: Loops) -> list[Row]:
+    port = free_port()
+    config = {
+        "proxy_location": "EveryNode",
+        "http_options": {"host": "127.0.0.1", "port": port, "request_timeout_s": 75},
+        "applications": [{"name": "parakh", "route_prefix": "/", "import_path": "serve_app.main:build", "args": args}],
+    }
+    file = scratch / "serve.yaml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    with ServerProcess(file, port=port, log=scratch / "serve.log") as server:
+        server.wait_ready()
+        loops.wait_loaded()
+        asyncio.run(load(server.url, mix(10), concurrency=4, seconds=2))  # first requests pay for lazy imports
+        single = asyncio.run(load(server.url, mix(10), concurrency=1, seconds=seconds / 2))
+        eight = asyncio.run(load(server.url, mix(10), concurrency=8, seconds=seconds))
+        memory = replica_memory()
+    looped = loops.run(seconds)
+    rows = [against("graph_vs_loop_throughput", eight.per_second, "posts/s", looped)]
+    for name, result in (("c1", single), ("c8", eight)):
+        rows.append(Row(f"{name}_posts_per_second", result.per_second, "posts/s"))
+        rows.append(Row(f"{name}_p50", median(result.latencies_s) * 1000, "ms"))
+        rows.append(Row(f"{name}_p99", percentile(result.latencies_s, 0.99) * 1000, "ms"))
+    rows.append(Row("failed_requests", float(single.failed + eight.failed), "requests"))
+    return rows + [Row(f"memory_{name}", mib, "MiB USS") for name, mib in memory.items()]
+
+
+class LoadResult:
+    def __init__(self) -> None:
+        self.latencies_s: list[float] = []
+        self.failed = 0
+        self.per_second = 0.0
+
+
+async def load(url: str, posts: Sequence[BenchmarkPost], *, concurrency: int, seconds: float) -> LoadResult:
+    """Closed loop: each of `concurrency` clients posts the mix until the time is over, then finishes its last one."""
+    result = LoadResult()
+    started = time.perf_counter()
+    numbers = iter(range(10**9))
+
+    async def client(http: httpx.AsyncClient) -> None:
+        while time.perf_counter() - started < seconds:
+            number = next(numbers)
+            sent = time.perf_counter()
+            answer = await send(http, posts[number % len(posts)], f"{concurrency}-{number}-{time.time_ns()}")
+            result.latencies_s.append(time.perf_counter() - sent)
+            result.failed += answer.status_code != 200
+
+    async with httpx.AsyncClient(base_url=url, timeout=90) as http:
+        await asyncio.gather(*(client(http) for _ in range(concurrency)))
+    result.per_second = (len(result.latencies_s) - result.failed) / (time.perf_counter() - started)
+    return result
+
+
+async def send(http: httpx.AsyncClient, post: BenchmarkPost, post_id: str) -> httpx.Response:
+    body = {
+        "post_id": post_id,
+        "author_id": "bench",
+        "content_type": post.content_type,
+        "caption": post.caption,
+        "created_at": datetime.now(UTC).isoformat(),
+    }
+    if post.media is None:
+        return await http.post("/v1/posts", json=body)
+    files = {"post": (None, json.dumps(body), "application/json"), "media": ("media", post.media)}
+    return await http.post("/v1/posts", files=files)
+
+
+def replica_memory() -> dict[str, float]:
+    """Node -> unique set size in MiB, of Serve's replicas of this application."""
+    memory = {}
+    for process in psutil.process_iter(["cmdline"]):
+        title = " ".join(process.info["cmdline"] or [])
+        if "ray::ServeReplica:parakh:" in title:
+            name = title.split("ray::ServeReplica:parakh:")[1].split()[0].split(".")[0]
+            memory[name] = process.memory_full_info().uss / 2**20
+    return dict(sorted(memory.items()))
+
+
+class Loops:
+    """The baseline's processes: they load at once, and moderate when told."""
+
+    def __init__(self, args: dict[str, Any], processes: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._loaded = context.Barrier(processes + 1)
+        self._seconds: Any = context.Value("d", 0.0)
+        self._start = context.Event()
+        self._answers: Any = context.Queue()
+        cores = sorted(os.sched_getaffinity(0))
+        self._processes = [
+            context.Process(
+                target=_loop,
+                args=(args, cores[i], self._loaded, self._start, self._seconds, self._answers),
+                daemon=True,
+            )
+            for i in range(processes)
+        ]
+        for process in self._processes:
+            process.start()
+
+    def wait_loaded(self) -> None:
+        self._loaded.wait(timeout=300)
+
+    def run(self, seconds: float) -> float:
+        """Posts a second of all processes together."""
+        self._seconds.value = seconds
+        self._start.set()
+        rates = [self._answers.get(timeout=seconds + 120) for _ in self._processes]
+        for process in self._processes:
+            process.join(timeout=30)
+        return float(sum(rates))
+
+
+def _loop(args: dict[str, Any], core: int, loaded: Any, start: Any, seconds: Any, answers: Any) -> None:
+    """One single-core process: the pipeline over in-process nodes, one post after the other."""
+    asyncio.run(_moderate_in_loop(args, core, loaded, start, seconds, answers))
+
+
+async def _moderate_in_loop(
+    args: dict[str, Any], core: int, loaded: Any, start: Any, seconds: Any, answers: Any
+) -> None:
+    nodes = LocalNodes(AppConfig.model_validate(args))
+    pipeline = Pipeline(nodes, default_policy())
+    posts = mix(10)
+    for post in posts:
+        await _moderate(pipeline, post)
+    os.sched_setaffinity(0, {core})
+    for child in psutil.Process().children(recursive=True):  # the decoding child belongs to this core too
+        child.cpu_affinity([core])
+    await asyncio.to_thread(loaded.wait)
+    await asyncio.to_thread(start.wait)
+    done, started = 0, time.perf_counter()
+    while time.perf_counter() - started < seconds.value:
+        await _moderate(pipeline, posts[done % len(posts)])
+        done += 1
+    answers.put(done / (time.perf_counter() - started))
+    await nodes.close()
+
+
+async def _moderate(pipeline: Pipeline, post: BenchmarkPost) -> None:
+    await pipeline.moderate(
+        Post.model_validate(
+            {
+                "post_id": "loop",
+                "author_id": "bench",
+                "content_type": post.content_type,
+                "caption": post.caption,
+                "created_at": datetime.now(UTC),
+            }
+        ),
+        None if post.media is None else MediaSource(data=post.media),
+    )
+
+
+class Poisonable:
+    """The small sound encoder, but an item whose first sample is POISON makes the whole batch raise."""
+
+    def __init__(self, *, late: bool) -> None:
+        self._encoder: Encoder[SoundItem, Embeddings] = make_sound_encoder(VggishSettings())
+        self._late = late  # raise after the forward pass instead of before it
+
+    @property
+    def card(self) -> ModelCard:
+        return self._encoder.card
+
+    def load(self) -> None:
+        self._encoder.load()
+
+    def example(self) -> SoundItem:
+        return self._encoder.example()
+
+    def weight(self, item: SoundItem) -> int:
+        return self._encoder.weight(item)
+
+    def bucket(self, item: SoundItem) -> None:
+        return None
+
+    def encode(self, items: Sequence[SoundItem]) -> Sequence[Embeddings | Exception]:
+        poisoned = any(item.samples[0] == np.float32(POISON) for item in items)
+        if poisoned and not self._late:
+            raise RuntimeError("poison")
+        results = self._encoder.encode(items)
+        if poisoned:
+            raise RuntimeError("poison")
+        return results
+
+
+def poisoned(given: Options) -> list[Row]:
+    """Throughput of good items with 1 % poisoned ones among them, against none; medians of alternating runs."""
+    rounds = 3 if given.quick else 7
+    rows = []
+    for name, late in (("poisoned_1pct_vs_clean_throughput", False), ("poisoned_late_1pct_vs_clean_throughput", True)):
+        rates: dict[bool, list[float]] = {True: [], False: []}
+        for _ in range(rounds):
+            for poison in (False, True):
+                rates[poison].append(asyncio.run(_feed(Poisonable(late=late), poison)))
+        rows.append(against(name, median(rates[True]), "items/s", median(rates[False])))
+    return rows
+
+
+async def _feed(encoder: Poisonable, poison: bool) -> float:
+    """Good items a second, 64 callers at a time."""
+    node: EncoderNode[SoundItem, Embeddings] = EncoderNode("bench", encoder, NodeSettings(max_batch_weight=8))
+    rng = np.random.default_rng(0)
+    items = [_sound(rng, poison and i % 100 == 50) for i in range(SMALL_ITEMS)]
+    limit = asyncio.Semaphore(64)
+    failed = 0
+
+    async def one(item: SoundItem) -> None:
+        nonlocal failed
+        async with limit:
+            try:
+                await node.encode(item)
+            except RuntimeError:
+                failed += 1
+
+    started = time.perf_counter()
+    await asyncio.gather(*(one(item) for item in items))
+    rate = (SMALL_ITEMS - failed) / (time.perf_counter() - started)
+    assert failed == (SMALL_ITEMS // 100 if poison else 0), failed
+    await node.close()
+    return rate
+
+
+def _sound(rng: np.random.Generator, poison: bool) -> SoundItem:
+    samples = rng.normal(0, 0.1, 15_600).astype(np.float32)
+    if poison:
+        samples[0] = POISON
+    return SoundItem(samples, (SoundBlock(0.0, 0, len(samples)),))
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    main()
