@@ -55,18 +55,28 @@ class MediaDecoder:
         try:
             if self._closed:
                 raise NodeUnavailable("The media decoder is shut down.")
+            if not child.alive:
+                child = self._started()
             return child.decode(data, self._room, self._settings.decode_wall_s)
         finally:
             self._children.put(self._fit_for_more(child))
 
     def _fit_for_more(self, child: _Child) -> _Child:
-        if self._closed:
+        """The same child, or a new one that starts while nobody waits for it."""
+        if child.alive and (self._closed or child.jobs >= self._settings.worker_max_jobs):
             child.kill()
+        if child.alive or self._closed:
             return child
-        if child.alive and child.jobs < self._settings.worker_max_jobs:
+        try:
+            return self._spawn()
+        except OSError:  # out of processes or memory: the next caller tries again
             return child
-        child.kill()
-        return self._spawn()
+
+    def _started(self) -> _Child:
+        try:
+            return self._spawn()
+        except OSError as error:
+            raise NodeUnavailable("The media decoder could not start.") from error
 
     def _spawn(self) -> _Child:
         return _Child(self._module, {"settings": self._settings.model_dump(), "frame_spec": asdict(self._spec)})

@@ -122,8 +122,10 @@ def _truncation_allowed() -> Iterator[None]:
 
 
 def upright_rgb(picture: Image.Image) -> Image.Image:
-    """Turned as its EXIF says, alpha laid on white."""
+    """Turned as its EXIF says, alpha laid on white, 16-bit grey scaled (Pillow's own conversion would whiten it)."""
     picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith("I"):
+        picture = Image.fromarray((np.asarray(picture).clip(0, 65_535) >> 8).astype(np.uint8))
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         white = Image.new("RGBA", picture.size, "white")
@@ -133,7 +135,7 @@ def upright_rgb(picture: Image.Image) -> Image.Image:
 
 def _animation(picture: ImageFile.ImageFile, settings: MediaSettings, spec: FrameSpec) -> Parts:
     thinned = _Thinned(settings)
-    budget, at_s, index, reason = Budget(settings), 0.0, 0, None
+    budget, at_s, index, pixels, reason = Budget(settings), 0.0, 0, 0, None
     while True:
         try:
             picture.seek(index)
@@ -149,8 +151,8 @@ def _animation(picture: ImageFile.ImageFile, settings: MediaSettings, spec: Fram
         except _DECODE_ERRORS:
             reason = f"The animation breaks off after {at_s:.1f} s."
             break
-        index += 1
-        if index >= settings.max_animation_frames:
+        index, pixels = index + 1, pixels + picture.width * picture.height
+        if index >= settings.max_animation_frames or pixels >= settings.max_animation_pixels:
             reason = f"Only the first {index} frames of the animation were looked at."
             break
         if budget.spent:

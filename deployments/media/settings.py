@@ -24,6 +24,7 @@ class MediaSettings(BaseModel):
     max_frames: int = Field(60, ge=1, description="Frames of one post; a longer video gets them spread evenly.")
     min_animation_frames: int = Field(8, ge=1, description="A short animation is sampled at least this often.")
     max_animation_frames: int = Field(1000, ge=1, description="Frames of one gif or WebP that are decoded at all.")
+    max_animation_pixels: int = Field(2 * 10**9, ge=1, description="Pixels of all frames of one gif or WebP together.")
     max_sound_s: float = Field(
         300.0, ge=BLOCK_S, description="Seconds of sound heard; longer sound is heard in evenly spread 9.6 s blocks."
     )

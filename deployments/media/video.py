@@ -21,7 +21,7 @@ from deployments.media.plan import Run
 from deployments.media.settings import MediaSettings
 from deployments.runtime.values import FrameSpec
 
-_EXACT_S = 0.15  # around a wanted time every frame is decoded
+_EXACT_S = 0.15  # around a wanted time every frame within one step of it is decoded, at most this far
 
 
 class FramePicker:
@@ -40,6 +40,7 @@ class FramePicker:
         self._codec = stream.codec_context
         self._time_base = float(stream.time_base or 0)
         self._packets = packets.times_s
+        self._exact_s = _step_s(self._packets)
         self._runs: Iterator[Run] = iter(runs)
         self._run: Run | None = next(self._runs, None)
         self._start_s, self._spec = start_s, spec
@@ -61,7 +62,7 @@ class FramePicker:
         if run is None or self._ordinal < run.first:
             return
         at_s = float(self._packets[self._ordinal]) if self._ordinal < len(self._packets) else 0.0
-        near = any(abs(at_s - target) <= _EXACT_S for target in self._targets)
+        near = any(abs(at_s - target) <= self._exact_s for target in self._targets)
         self._codec.skip_frame = "DEFAULT" if near or self._ordinal == run.first else "NONREF"
         self._decode(packet)
         if not self._targets or self._ordinal + 1 >= run.stop:
@@ -117,6 +118,13 @@ class FramePicker:
         if frame.pts is not None:
             return frame.pts * self._time_base  # not frame.time, which loses its time base while draining
         return float(self._packets[self._ordinal]) if self._ordinal < len(self._packets) else 0.0
+
+
+def _step_s(times_s: NDArray[np.float64]) -> float:
+    """The usual distance of two frames."""
+    steps = np.diff(np.sort(times_s))
+    steps = steps[steps > 1e-6]
+    return min(_EXACT_S, 1.01 * float(np.median(steps))) if len(steps) else _EXACT_S
 
 
 def upright(frame: av.VideoFrame) -> Image.Image:

@@ -60,7 +60,7 @@ def receive(channel: socket.socket, descriptors: int = 0) -> tuple[dict[str, Any
         message = json.loads(_exactly(channel, length))
         if not isinstance(message, dict) or len(received) != descriptors:
             raise Broken("not a message")
-    except (Broken, ValueError) as error:
+    except (Broken, ValueError, RecursionError) as error:
         for descriptor in received:
             os.close(descriptor)
         raise Broken(str(error)) from error

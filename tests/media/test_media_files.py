@@ -212,11 +212,20 @@ def test_a_picture_is_one_frame(make: type[Make], kind: str) -> None:
     assert media.frames.shape == (1, 224, 224, 3)
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "I;16", "CMYK"])
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK"])
 def test_every_colour_mode_becomes_rgb(make: type[Make], mode: str) -> None:
     media = decode(make.image("JPEG" if mode == "CMYK" else "PNG", mode=mode))
     assert media.frames is not None
     assert media.frames.std() > 20
+
+
+def test_sixteen_bit_grey_is_scaled_and_not_clipped_to_white() -> None:
+    ramp = np.linspace(0, 65_535, 100 * 100).reshape(100, 100).astype(np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(ramp).save(buffer, "PNG")
+    frames = decode(buffer.getvalue()).frames
+    assert frames is not None
+    assert frames.mean() == pytest.approx(127, abs=3)
 
 
 def test_transparency_lies_on_white() -> None:
@@ -260,6 +269,9 @@ def test_a_long_animation_keeps_to_the_caps(make: type[Make]) -> None:
     capped = decode(film, max_animation_frames=100)
     assert capped.visual.status is Status.PARTIAL
     assert capped.visual.reason == "Only the first 100 frames of the animation were looked at."
+    assert decode(film, max_animation_pixels=640).visual.reason == (
+        "Only the first 10 frames of the animation were looked at."
+    )
 
 
 def test_a_single_pixel_is_a_picture(make: type[Make]) -> None:
