@@ -13,8 +13,8 @@ from sklearn.datasets import load_sample_images
 
 from deployments.runtime.values import FrameSpec
 
-NAMES = "astronaut chelsea coffee rocket camera coins hubble_deep_field immunohistochemistry".split()
-NAMES += "brick grass gravel moon retina clock".split()
+NAMES = ["astronaut", "chelsea", "coffee", "rocket", "camera", "coins", "hubble_deep_field", "immunohistochemistry"]
+NAMES += ["brick", "grass", "gravel", "moon", "retina", "clock"]
 
 MakeFrame = Callable[[Image.Image, FrameSpec], NDArray[np.uint8]]
 
