@@ -16,6 +16,7 @@ from deployments.runtime.errors import MissingWeights, ModelError, WrongWeights
 from deployments.runtime.values import TextEmbedding
 from deployments.xlmr.encoder import EXAMPLE, TextEncoder
 from deployments.xlmr.random_weights import LARGE, build_random
+from deployments.xlmr.settings import XlmrSettings
 from tests.xlmr.conftest import TINY
 
 Load = Callable[..., TextEncoder]
@@ -188,6 +189,18 @@ def test_xlm_roberta_large_saved_in_its_own_format_loads_strictly(
         (result,) = encoder.encode([EXAMPLE])
         assert isinstance(result, TextEmbedding)
         assert result.vector.shape == (LARGE["hidden_size"],)
-        np.testing.assert_allclose(result.vector, hidden.mean(0).numpy(), atol=1e-3)
+        expected = hidden.mean(0).numpy()
+        cosine = result.vector @ expected / np.linalg.norm(result.vector) / np.linalg.norm(expected)
+        assert cosine > 0.9998  # packed and plain round bf16 at other places
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.mark.slow
+def test_random_weights_of_the_true_shape_are_named_so(e5_directory: Path) -> None:
+    encoder = TextEncoder(XlmrSettings(weights="random"))  # e5_directory: its packages hold the tokenizer
+    encoder.load()
+    assert (encoder.card.name, encoder.card.weights, encoder.card.dimension) == ("xlm-roberta-large", "random", 1024)
+    (result,) = encoder.encode(["a plain sentence"])
+    assert isinstance(result, TextEmbedding)
+    assert result.vector.shape == (1024,)
