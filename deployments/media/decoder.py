@@ -119,6 +119,7 @@ class _Child:
                 stdout=subprocess.DEVNULL,
                 env=_environment(),
                 cwd="/",
+                start_new_session=True,  # Ctrl-C in a terminal is the parent's business
             )
         wire.send(self._channel, hello)
 
@@ -203,5 +204,6 @@ def _environment() -> dict[str, str]:
         "PYTHONDONTWRITEBYTECODE": "1",
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_NUM_THREADS": "1",
+        "OPENCV_FOR_THREADS_NUM": "1",
         "LC_ALL": "C.UTF-8",
     }

@@ -17,7 +17,7 @@ _FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BI
 _NARROW = 8  # times longer than wide: a 1 x 10000 picture would become 224 x 2240000
 
 
-def resized_size(width: int, height: int, spec: FrameSpec) -> tuple[int, int]:
+def resized_size(width: float, height: float, spec: FrameSpec) -> tuple[int, int]:
     """(width, height) after the resize and before the crop, rounded down as torchvision's Resize does."""
     if spec.mode == "stretch":
         return spec.resize, spec.resize
@@ -26,9 +26,9 @@ def resized_size(width: int, height: int, spec: FrameSpec) -> tuple[int, int]:
     return int(spec.resize * width / height), spec.resize
 
 
-def fit(picture: Image.Image, spec: FrameSpec) -> NDArray[np.uint8]:
-    """`picture` is RGB; returns (crop, crop, 3)."""
-    width, height = resized_size(picture.width, picture.height, spec)
+def fit(picture: Image.Image, spec: FrameSpec, pixel_aspect: float = 1.0) -> NDArray[np.uint8]:
+    """`picture` is RGB, its pixels shown `pixel_aspect` times as wide as high; returns (crop, crop, 3)."""
+    width, height = resized_size(picture.width * pixel_aspect, picture.height, spec)
     left, top = round((width - spec.crop) / 2.0), round((height - spec.crop) / 2.0)
     right, bottom = left + spec.crop, top + spec.crop
     if max(width, height) <= _NARROW * spec.resize:

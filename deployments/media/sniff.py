@@ -18,7 +18,8 @@ class Kind(StrEnum):
 
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1", b"avif", b"avis")
-_IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM")
+_IMAGES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a")
+_BMP_HEADERS = (12, 40, 52, 56, 64, 108, 124)  # sizes of the second header: "BM" alone begins many a text
 _CONTAINERS = (
     b"\x1aE\xdf\xa3",  # Matroska, WebM
     b"FLV\x01",
@@ -42,6 +43,8 @@ def sniff(data: bytes) -> Kind:
     if head[4:8] == b"ftyp" and head[8:12] in _HEIF_BRANDS:
         raise UnsupportedMedia("HEIC and AVIF pictures are not accepted; send JPEG, PNG, WebP or GIF.")
     if head.startswith(_IMAGES) or (head[:4] == b"RIFF" and head[8:12] == b"WEBP"):
+        return Kind.IMAGE
+    if head[:2] == b"BM" and int.from_bytes(head[14:18], "little") in _BMP_HEADERS:
         return Kind.IMAGE
     if head.startswith(_CONTAINERS) or head[4:8] in (b"ftyp", b"moov", b"mdat", b"free", b"wide", b"skip", b"styp"):
         return Kind.CONTAINER

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from av.container import InputContainer
 
+from deployments.media.completeness import broken_off
 from deployments.media.container import ERRORS, SOUND_CODECS, VIDEO_CODECS, first_sound, first_video, is_cover, opened
 from deployments.media.index import Index, read_index
 from deployments.media.parts import Budget, Parts, Sound, Visual
@@ -19,7 +20,7 @@ from deployments.media.settings import MediaSettings
 from deployments.media.sniff import Kind
 from deployments.media.sound import SoundPicker, plan_stretches
 from deployments.media.video import FramePicker
-from deployments.runtime.errors import TooLarge, UndecodableMedia
+from deployments.runtime.errors import TooLarge, UndecodableMedia, UnsupportedMedia
 from deployments.runtime.values import SAMPLE_RATE_HZ, ContentType, FrameSpec, ModalityStatus, Status
 
 
@@ -29,6 +30,7 @@ class _Reading:
 
     index: Index
     settings: MediaSettings
+    broken_off: str | None = None  # why the file is not whole
     has_video: bool = False  # a moving picture, not a cover
     video_refused: str | None = None
     sound_refused: str | None = None
@@ -47,7 +49,7 @@ def decode_streams(data: bytes, kind: Kind, settings: MediaSettings, spec: Frame
     if index.duration_s > settings.max_duration_s:
         raise TooLarge(f"The media is longer than {settings.max_duration_s:g} s.")
     with opened(data, kind) as container:
-        reading = _Reading(index, settings)
+        reading = _Reading(index, settings, broken_off=index.broken_off or broken_off(data))
         _add_frames(reading, container, spec)
         _add_sound(reading, container)
         _run(reading, container, budget)
@@ -112,6 +114,9 @@ def _run(reading: _Reading, container: InputContainer, budget: Budget) -> None:
 def _parts(reading: _Reading, container: str) -> Parts:
     visual, sound = _visual(reading), _sound(reading)
     if not visual.status.usable and not sound.status.usable:
+        refused = reading.video_refused or reading.sound_refused
+        if refused:
+            raise UnsupportedMedia(refused)
         reasons = [part.status.reason for part in (visual, sound) if part.status.reason]
         raise UndecodableMedia(" ".join(reasons) or None)
     content_type = ContentType.VIDEO if reading.has_video else ContentType.AUDIO
@@ -124,7 +129,7 @@ def _visual(reading: _Reading) -> Visual:
     if reading.video_refused or reading.frames is None or not reading.frames.frames:
         return Visual(ModalityStatus(Status.FAILED, reading.video_refused or "No frame of the video decodes."))
     picker, index, settings = reading.frames, reading.index, reading.settings
-    reason = reading.stopped or index.broken_off or _damage(picker.damaged, "picture")
+    reason = reading.stopped or reading.broken_off or _damage(picker.damaged, "picture")
     status = Status.PARTIAL if reason else Status.OK
     count = len(picker.frames)
     if reason is None and count >= settings.max_frames:
@@ -143,7 +148,7 @@ def _sound(reading: _Reading) -> Sound:
     if samples is None or reading.sound is None:
         return Sound(ModalityStatus(Status.FAILED, reading.sound_refused or "Nothing of the sound decodes."))
     seconds = len(samples) / SAMPLE_RATE_HZ
-    reason = reading.stopped or reading.index.broken_off or _damage(reading.sound.damaged, "sound")
+    reason = reading.stopped or reading.broken_off or _damage(reading.sound.damaged, "sound")
     if reason is None and len(blocks) > 1:
         reason = f"{seconds:.0f} of {reading.index.duration_s:.0f} s were heard, in {len(blocks)} evenly spread blocks."
     if reason is None and reading.sound.cut:

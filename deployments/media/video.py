@@ -39,6 +39,7 @@ class FramePicker:
         limit_decoder(stream, settings)
         self._codec = stream.codec_context
         self._time_base = float(stream.time_base or 0)
+        self._pixel_aspect = _pixel_aspect(stream)
         self._packets = packets.times_s
         self._exact_s = _step_s(self._packets)
         self._runs: Iterator[Run] = iter(runs)
@@ -106,12 +107,12 @@ class FramePicker:
         if at_s in self._chosen:
             return
         try:
-            picture = upright(frame)
+            picture, pixel_aspect = upright(frame, self._pixel_aspect)
         except ERRORS:
             self.damaged += 1
             return
         self._chosen.add(at_s)
-        self.frames.append(fit(picture, self._spec))
+        self.frames.append(fit(picture, self._spec, pixel_aspect))
         self.times_s.append(max(0.0, at_s - self._start_s))
 
     def _time_s(self, frame: av.VideoFrame) -> float:
@@ -127,11 +128,17 @@ def _step_s(times_s: NDArray[np.float64]) -> float:
     return min(_EXACT_S, 1.01 * float(np.median(steps))) if len(steps) else _EXACT_S
 
 
-def upright(frame: av.VideoFrame) -> Image.Image:
-    """RGB, turned as the file's display matrix says (phones film sideways)."""
+def _pixel_aspect(stream: av.VideoStream) -> float:
+    """Width of a pixel as it is shown, in heights; 1 where the file says nothing or nothing sensible."""
+    ratio = float(stream.sample_aspect_ratio or 1)
+    return ratio if 1 / 8 <= ratio <= 8 else 1.0
+
+
+def upright(frame: av.VideoFrame, pixel_aspect: float = 1.0) -> tuple[Image.Image, float]:
+    """RGB, turned as the file's display matrix says (phones film sideways), and the aspect its pixels then have."""
     picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
     turn = frame.rotation % 360  # degrees counter-clockwise
     if turn in (90, 180, 270):
         method = {90: Image.Transpose.ROTATE_90, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_270}
-        return picture.transpose(method[turn])
-    return picture
+        return picture.transpose(method[turn]), pixel_aspect if turn == 180 else 1 / pixel_aspect
+    return picture, pixel_aspect

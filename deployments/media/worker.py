@@ -6,17 +6,18 @@ A thread reads the jobs, so that the child notices its parent's death (the socke
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import math
 import mmap
 import os
 import queue
 import resource
-import signal
 import socket
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from deployments.media import wire
@@ -86,6 +87,8 @@ def _leave_the_network() -> None:
 
 def _give_up_rights(settings: MediaSettings) -> None:
     os.umask(0o077)
+    with contextlib.suppress(OSError):  # where the machine runs out of memory this process goes first
+        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     limits = {
         resource.RLIMIT_AS: settings.decode_memory_bytes,
         resource.RLIMIT_CORE: 0,
@@ -103,7 +106,6 @@ def _limit_cpu(settings: MediaSettings) -> None:
 
 
 def main(decode: Decode = decode_in_process) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's business
     serve(int(sys.argv[1]), decode)
 
 

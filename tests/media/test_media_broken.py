@@ -70,6 +70,32 @@ def test_a_stream_format_cut_anywhere_still_decodes(make: type[Make], container:
     assert media.visual.usable
 
 
+@pytest.mark.parametrize("container", ["wav", "avi", "fragmented mp4"])
+def test_a_cut_is_noticed_where_only_the_sizes_in_the_file_tell(make: type[Make], container: str) -> None:
+    match container:
+        case "wav":
+            film = make.sound(seconds=10)
+        case "avi":
+            film = make.movie(6, container="avi", video="mpeg4", sound="mp3")
+        case _:
+            film = make.movie(6, options={"movflags": "frag_keyframe+empty_moov+default_base_moof"})
+    whole, half = decode(film), decode(film[: len(film) // 2])
+    assert whole.audio.status is Status.OK
+    assert half.audio.status is Status.PARTIAL
+    assert half.audio.reason is not None
+    assert "breaks off" in half.audio.reason
+    assert half.audio.seconds is not None
+    assert whole.audio.seconds is not None
+    assert 1 < half.audio.seconds < whole.audio.seconds
+
+
+def test_a_size_that_a_streaming_encoder_left_open_is_no_damage(make: type[Make]) -> None:
+    sound = bytearray(make.sound())
+    at = sound.find(b"data")
+    sound[4:8] = sound[at + 4 : at + 8] = b"\xff\xff\xff\xff"
+    assert decode(bytes(sound)).audio.status is Status.OK
+
+
 @pytest.mark.parametrize("kind", ["JPEG", "PNG"])
 def test_a_cut_off_picture_is_judged_by_what_a_browser_shows(make: type[Make], kind: str) -> None:
     picture = make.image(kind, size=(600, 600))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from PIL import Image
 from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
 
@@ -157,6 +158,55 @@ def test_a_phone_video_is_turned_upright(make: type[Make]) -> None:
         frame = media.frames[0].mean(axis=2)
         halves = {"top": frame[:80], "bottom": frame[-80:], "right": frame[:, -80:]}
         assert halves[bright].mean() > 200, rotation
+
+
+def test_pixels_that_are_not_square_are_shown_as_players_show_them(make: type[Make]) -> None:
+    """A coded 64 x 64 picture whose pixels are twice as wide as high is 128 x 64: the crop is its middle half."""
+
+    def middle_half_white(_: float) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+        picture = np.zeros((64, 64, 3), np.uint8)
+        picture[:, 16:48] = 255
+        return picture
+
+    wide = {"x264-params": "sar=2/1"}
+    media = decode(make.movie(1.0, sound=None, size=(64, 64), picture=middle_half_white, video_options=wide))
+    assert media.frames is not None
+    assert media.frames[0][:, 10:-10].min() > 200
+    square = decode(make.movie(1.0, sound=None, size=(64, 64), picture=middle_half_white))
+    assert square.frames is not None
+    assert square.frames[0][:, :40].max() < 60
+
+
+def test_a_codec_that_is_not_listed_is_415(make: type[Make]) -> None:
+    with pytest.raises(UnsupportedMedia, match="codec is not accepted"):
+        decode(make.movie(1.0, container="avi", video="ffv1", sound=None))
+    media = decode(make.movie(1.0, container="avi", video="ffv1", sound="mp3"))
+    assert media.visual.status is Status.FAILED
+    assert media.visual.reason == "The video's codec is not accepted."
+    assert media.audio.usable
+
+
+def test_the_cover_of_a_sound_is_seen() -> None:
+    buffer = io.BytesIO()
+    with av.open(buffer, "w", format="mp3") as out:
+        track = out.add_stream("libmp3lame", rate=44_100, layout="mono")
+        cover = out.add_stream("mjpeg", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 64, 64, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(np.full((64, 64, 3), 200, np.uint8), format="rgb24")
+        picture.pts, picture.time_base = 0, Fraction(1, 1)
+        packets = [*cover.encode(picture.reformat(format="yuvj420p")), *cover.encode(None)]
+        out.mux(packets)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 44_100), np.float32), format="fltp", layout="mono")
+        frame.sample_rate, frame.pts, frame.time_base = 44_100, 0, Fraction(1, 44_100)
+        out.mux(track.encode(frame))
+        out.mux(track.encode(None))
+    media = decode(buffer.getvalue())
+    assert media.content_type is ContentType.AUDIO
+    assert media.visual.frames == 1
+    assert media.frames is not None
+    assert media.frames.mean() == pytest.approx(200, abs=5)
+    assert media.audio.status is Status.OK
 
 
 def test_an_hour_is_sampled_evenly_and_quickly(make: type[Make]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
 import threading
@@ -54,6 +55,20 @@ def test_a_child_gives_what_the_same_code_gives_here(make: type[Make], decoder: 
         assert (here.sound_blocks, here.duration_s) == (there.sound_blocks, there.duration_s)
         assert (here.sha256, here.size_bytes, here.container) == (there.sha256, there.size_bytes, there.container)
         assert here.content_type is there.content_type
+
+
+def test_enhancement_works_within_the_childs_limits(make: type[Make]) -> None:
+    dark = make.movie(2.0, picture=lambda at_s: np.random.default_rng(int(at_s)).integers(0, 60, (48, 64, 3), np.uint8))
+    for mode in ("auto", "nlm"):
+        settings = MediaSettings.model_validate({"decode_workers": 1, "enhance": mode})
+        with MediaDecoder(settings, SPEC) as pool:
+            there, here = pool.decode(dark), decode_in_process(dark, settings, SPEC)
+        plain = decode_in_process(dark, MediaSettings(), SPEC)
+        assert there.frames is not None
+        assert here.frames is not None
+        assert plain.frames is not None
+        np.testing.assert_array_equal(there.frames, here.frames)
+        assert (there.frames != plain.frames).any()
 
 
 def test_refusals_keep_their_class_and_message(make: type[Make], decoder: MediaDecoder) -> None:
@@ -117,6 +132,14 @@ def test_a_child_cannot_write_files(hostile: MediaDecoder, tmp_path: Path) -> No
     target = tmp_path / "out"
     assert told(hostile, f"write {target}").startswith("refused")
     assert not target.exists() or target.stat().st_size == 0
+
+
+def test_a_child_has_no_network_where_the_system_allows_to_leave_it(hostile: MediaDecoder) -> None:
+    script = "import ctypes; raise SystemExit(ctypes.CDLL(None).unshare(0x50000000) != 0)"
+    allowed = subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        answer = told(hostile, f"connect {listening.getsockname()[1]}")
+    assert answer.startswith("refused") or not allowed
 
 
 def test_children_are_replaced_after_a_number_of_files(make: type[Make]) -> None:
