@@ -60,6 +60,11 @@ def open_checkpoint(settings: XlmrSettings, dtype: Any) -> OpenedModel:
     return OpenedModel(model, tokenizer, first, pad_id, card, str(weight_file(directory)))
 
 
+def locate(settings: XlmrSettings) -> Path:
+    """The weight file, without loading it and without the network. Raises MissingWeights saying what to change."""
+    return weight_file(find_directory(settings.model, allow_hub=False))
+
+
 def find_directory(model: str, allow_hub: bool) -> Path:
     """Local directory of a path or hub id. Raises MissingWeights saying what to change."""
     path = Path(model).expanduser()

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from deployments.runtime.errors import MissingWeights, ModelError, WrongWeights
 from deployments.runtime.values import TextEmbedding
+from deployments.xlmr.checkpoint import locate
 from deployments.xlmr.encoder import EXAMPLE, TextEncoder
 from deployments.xlmr.random_weights import LARGE, build_random
 from deployments.xlmr.settings import XlmrSettings
@@ -75,6 +76,12 @@ def test_a_damaged_file(tiny: Path, loaded: Load, name: str, damage: str) -> Non
     whole = path.read_bytes()
     path.write_bytes({"truncated": whole[: len(whole) // 2], "empty": b"", "foreign": b"<html>"}[damage])
     refuse(tiny, loaded, WrongWeights, str(path))
+
+
+def test_the_weight_file_is_located_without_loading_it(tiny: Path) -> None:
+    assert locate(XlmrSettings(model=str(tiny))) == tiny / "model.safetensors"
+    with pytest.raises(MissingWeights, match="allow_hub"):
+        locate(XlmrSettings(model="nobody/no-such-model", allow_hub=True))
 
 
 def test_a_decoder_is_not_a_text_encoder(tiny: Path, loaded: Load) -> None:
