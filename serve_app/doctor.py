@@ -15,6 +15,7 @@ from serve_app.local_nodes import LocalNodes
 from serve_app.nodes import encoder_cards
 from serve_app.rendering import status_table
 
+
 async def examine(config: AppConfig, console: Console) -> bool:
     """True where every node is ready and the fusion head fits the encoders."""
     console.print(f"profile {config.profile}: {config.profile_note}", highlight=False)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -26,6 +27,7 @@ SERVE_ENVIRONMENT = {
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     "RAY_worker_niceness": "0",  # the default, 15, lets any other process starve the replicas
+    "RAY_ADDRESS": "local",  # a Ray of our own: one that runs already was not started with these settings
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",  # one machine: nobody needs 30 s to notice
 }
@@ -65,6 +67,26 @@ def write_config(
     return Path(file.name)
 
 
+def _own_haproxy() -> dict[str, str]:
+    """HAProxy's fixed ports and files, moved, so that a child server does not disturb another server here."""
+    files = {
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": "admin.sock",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": "",
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
+    }
+    base = Path(tempfile.mkdtemp(prefix="parakh-haproxy-"))  # short: a socket's path has at most 107 characters
+    ports = {"RAY_SERVE_HAPROXY_STATS_PORT": free_port(), "RAY_SERVE_HAPROXY_METRICS_PORT": free_port()}
+    return {name: str(base / file) for name, file in files.items()} | {name: str(n) for name, n in ports.items()}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 class ServerFailed(Exception):
     """The server's process ended, or was not ready in time; the message ends with its log's last lines."""
 
@@ -83,7 +105,7 @@ class ServerProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=serve_environment(),
+                env={**_own_haproxy(), **serve_environment()},
                 start_new_session=True,  # Ctrl-C in the terminal is ours to pass on
             )
 

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 
+from deployments.clip.open_clip_weights import local_file
+from deployments.clip.opennsfw import locate as locate_opennsfw
 from deployments.clip.registry import make_encoder as make_visual_encoder
+from deployments.clip.settings import ClipSettings
+from deployments.fusion.artefact import WEIGHTS_FILE
+from deployments.runtime.errors import ModelError
+from deployments.runtime.weights import require_file
+from deployments.vggish.encoder import locate as locate_sound
 from deployments.vggish.registry import make_encoder as make_sound_encoder
+from deployments.xlmr.checkpoint import find_directory
 from deployments.xlmr.prepare import prepare_local
 from deployments.xlmr.settings import make_encoder as make_text_encoder
 from serve_app.config import AppConfig
@@ -33,28 +43,36 @@ def prepare(config: AppConfig, progress: Progress) -> None:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """One node's model: what it is, where its weights are or should be, and whether they are there."""
+    """One node's model: where its weights are or come from, and whether they are there (None: told at load)."""
 
     node: str
     model: str
     where: str
-    present: bool
+    present: bool | None
 
 
 def inventory(config: AppConfig) -> list[ModelFile]:
     """Looks at files only; `parakh doctor` loads them."""
-    clip, vggish, xlmr = config.clip.encoder, config.vggish.encoder, config.xlmr.encoder
-    looks: list[tuple[str, str, Callable[[], Path]]] = [
-        ("clip", clip.model, lambda: locate_visual(clip)),
-        ("vggish", vggish.variant, lambda: locate_sound(vggish)),
-        ("xlmr", xlmr.model, lambda: locate_text(xlmr)),
-        ("fusion", "fusion-mlp", lambda: locate_head(config.fusion.head)),
+    clip, vggish, xlmr, head = config.clip.encoder, config.vggish.encoder, config.xlmr.encoder, config.fusion.head
+    return [
+        _looked("clip", clip.model, lambda: _locate_visual(clip)),
+        _looked("vggish", vggish.variant, lambda: locate_sound(vggish)[0]),
+        _looked("xlmr", Path(xlmr.model).name, lambda: find_directory(xlmr.model, allow_hub=False)),
+        _looked("fusion", "fusion-mlp", lambda: require_file(head.artefact / WEIGHTS_FILE)),
     ]
-    return [_looked(node, model, locate) for node, model, locate in looks]
 
 
-def _looked(node: str, model: str, locate: Callable[[], Path]) -> ModelFile:
+def _locate_visual(settings: ClipSettings) -> Path | str:
+    if settings.model == "opennsfw":
+        return locate_opennsfw(settings)
+    if settings.model == "fake":
+        return "no weights"
+    return local_file(settings.checkpoint or "") or f"pretrained tag {settings.checkpoint!r}, from the hub's cache"
+
+
+def _looked(node: str, model: str, locate: Callable[[], Path | str]) -> ModelFile:
     try:
-        return ModelFile(node, model, str(locate()), present=True)
+        where = locate()
     except ModelError as error:
         return ModelFile(node, model, str(error), present=False)
+    return ModelFile(node, model, str(where), present=True if isinstance(where, Path) else None)

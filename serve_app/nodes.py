@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deployments.fusion.head import FusionInput, FusionOutput
-from deployments.runtime.values import DecodedMedia, Embeddings, Modality, ModelCard, NodeStatus, SoundBlock, TextEmbedding
+from deployments.runtime.values import (
+    DecodedMedia,
+    Embeddings,
+    Modality,
+    ModelCard,
+    NodeStatus,
+    SoundBlock,
+    TextEmbedding,
+)
 from serve_app.posts import MediaSource
 
 

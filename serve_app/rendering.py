@@ -9,6 +9,7 @@ from rich.text import Text
 
 from deployments.runtime.values import NodeStatus, Status
 from serve_app.files import Outcome
+from serve_app.models import ModelFile
 from serve_app.posts import ModalityReport, Verdict
 
 _ACTION_STYLES = {"allow": "green", "review": "yellow", "block": "bold red"}
@@ -66,6 +67,16 @@ def model_lines(verdicts: Sequence[Verdict]) -> list[str]:
         for node, model in sorted(verdict.models.items())
     )
     return list(lines)
+
+
+def inventory_table(models: Sequence[ModelFile]) -> Table:
+    table = Table(title="Models", show_lines=True)
+    for heading in ("node", "model", "there", "where"):
+        table.add_column(heading, overflow="fold")
+    marks = {True: Text("yes", style="green"), False: Text("missing", style="bold red"), None: Text("at load")}
+    for model in models:
+        table.add_row(model.node, model.model, marks[model.present], model.where)
+    return table
 
 
 def status_table(statuses: Sequence[NodeStatus]) -> Table:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ from deployments.vggish.examples import SoundItem
 from deployments.vggish.registry import make_encoder as make_sound_encoder
 from deployments.xlmr.settings import make_encoder as make_text_encoder
 from serve_app.config import AppConfig
+from serve_app.embedding_table import embed_posts, holds_raw_posts, read_rows
 
 # Small enough to be committed; much noise and a slow rate, because there are few sentences and they are learned fast.
 STAND_IN_TRAINING = TrainSettings(
@@ -77,6 +79,38 @@ def train_stand_in_head(config: AppConfig, output: Path, n: int = 3600, seed: in
             bars.update(training, completed=step.epoch)
 
         return train_fusion(table, settings, show)
+
+
+def train_from_table(
+    config: AppConfig, table: Path, output: Path, *, replace: bool = False, epochs: int = 30, seed: int = 0
+) -> TrainResult:
+    """`parakh train-fusion`: raw posts are embedded first, cached embeddings are taken as they are.
+
+    Raises DatasetError for a bad table, InvalidInput for an output that is taken, ModelError for a missing model.
+    """
+    with tempfile.TemporaryDirectory() as folder, Progress() as bars:
+        if holds_raw_posts(read_rows(table)):
+            embedding = bars.add_task("Embedding posts", total=None)
+            cached = Path(folder) / "embeddings.parquet"
+            told = asyncio.run(
+                embed_posts(config, table, cached, lambda done, n: bars.update(embedding, completed=done, total=n))
+            )
+            bars.console.print(f"{told.rows} posts embedded; left out: {dict(told.left_out) or 'none'}")
+            table = cached
+        encoders = trained_on(loaded_cards(config))
+        settings = TrainSettings(output=output, replace=replace, encoders=encoders, epochs=epochs, seed=seed)
+        training = bars.add_task("Training the head", total=epochs)
+        return train_fusion(table, settings, lambda step: bars.update(training, completed=step.epoch))
+
+
+def loaded_cards(config: AppConfig) -> dict[Modality, ModelCard]:
+    """The cards of the configuration's encoders. Raises MissingWeights or WrongWeights."""
+    visual = make_visual_encoder(config.clip.encoder)
+    sound = make_sound_encoder(config.vggish.encoder)
+    text = make_text_encoder(config.xlmr.encoder)
+    for encoder in (visual, sound, text):
+        encoder.load()
+    return {Modality.VISUAL: visual.card, Modality.AUDIO: sound.card, Modality.TEXT: text.card}
 
 
 def main() -> None:

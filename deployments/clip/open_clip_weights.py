@@ -40,7 +40,7 @@ def load_model(settings: ClipSettings) -> Loaded:
     if settings.weights == "random":
         return _loaded(settings, _build(settings, quick_gelu=True), f"random-{RANDOM_SEED}", "random", None)
     assert settings.checkpoint is not None  # the settings' own validator
-    path = _local_file(settings.checkpoint)
+    path = local_file(settings.checkpoint)
     tag = None if path else _pretrained(settings.architecture, settings.checkpoint)
     quick_gelu = settings.quick_gelu if tag is None else bool(tag.get("quick_gelu", False))
     path = path or _download(settings, tag or {})
@@ -81,7 +81,7 @@ def _without_open_clips_warning() -> Iterator[None]:
         root.removeFilter(silence)
 
 
-def _local_file(checkpoint: str) -> Path | None:
+def local_file(checkpoint: str) -> Path | None:
     """The file itself, or the one inside the directory; None where there is neither, so it may be a tag."""
     path = Path(checkpoint).expanduser()
     if path.is_file():

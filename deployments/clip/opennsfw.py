@@ -19,7 +19,7 @@ from deployments.clip.settings import ClipSettings
 from deployments.runtime.device import resolve_precision
 from deployments.runtime.errors import InvalidInput, WrongWeights
 from deployments.runtime.values import Embeddings, FrameSpec, ModelCard
-from deployments.runtime.weights import package_file, verify_sha256
+from deployments.runtime.weights import package_file, require_file, verify_sha256
 
 if TYPE_CHECKING:
     import openvino as ov
@@ -61,8 +61,7 @@ class OpenNsfw:
         )
 
     def load(self) -> None:
-        checkpoint = self._settings.checkpoint
-        path = Path(checkpoint) if checkpoint else package_file(PACKAGE, PACKAGE_VERSION, FILE_IN_PACKAGE)
+        path = locate(self._settings)
         verify_sha256(path, SHA256)
         self._compiled = _compile(path, self._settings.threads, self._precision)
 
@@ -82,6 +81,13 @@ class OpenNsfw:
     def _forward(self, frames: Frames) -> Columns:
         probabilities, feature = self._compiled(np.ascontiguousarray(frames)).to_tuple()
         return {"vectors": np.array(feature), EVIDENCE: np.array(probabilities[:, 1])}
+
+
+def locate(settings: ClipSettings) -> Path:
+    """The weight file, not yet verified. Raises MissingWeights naming the package."""
+    if settings.checkpoint:
+        return require_file(Path(settings.checkpoint))
+    return package_file(PACKAGE, PACKAGE_VERSION, FILE_IN_PACKAGE)
 
 
 def _compile(path: Path, threads: int, precision: str) -> ov.CompiledModel:

@@ -35,4 +35,6 @@ class FusionSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     artefact: Path = Field(LOCAL_ARTEFACT, description="Directory with head.safetensors and card.json.")
-    windows: WindowSettings = Field(default_factory=WindowSettings)
+    windows: WindowSettings = Field(
+        default_factory=WindowSettings, description="How short bad stretches are looked for."
+    )

@@ -67,7 +67,7 @@ class VggishEncoder:
         self._network = for_inference(network, self._device, self._dtype)
 
     def _load_checkpoint(self, network: VggishNetwork) -> None:
-        path, self._identity = _locate(self._settings)
+        path, self._identity = locate(self._settings)
         own, postprocess = split_state(read_state_dict(path))
         load_strictly(network, own, path)
         if self._settings.postprocess != "off":
@@ -117,7 +117,7 @@ def _embeddings(vectors: NDArray[np.float32], times_s: NDArray[np.float32]) -> E
     return Embeddings(vectors=vectors.copy(), times_s=times_s)
 
 
-def _locate(settings: VggishSettings) -> tuple[Path, _Identity]:
+def locate(settings: VggishSettings) -> tuple[Path, _Identity]:
     """The weight file and what it is. The shipped artefact is verified against its card's sha256."""
     if settings.checkpoint is not None:
         path = require_file(Path(settings.checkpoint))

@@ -70,8 +70,8 @@ def _post(client: httpx.Client, sample: SamplePost) -> tuple[int, dict[str, Any]
     if sample.media is None:
         answer = client.post("/v1/posts", json=post)
     else:
-        files = {"post": (None, json.dumps(post), "application/json"), "media": (sample.filename, sample.media)}
-        answer = client.post("/v1/posts", files=files)
+        upload = {"media": (sample.filename, sample.media)}
+        answer = client.post("/v1/posts", data={"post": json.dumps(post)}, files=upload)
     return answer.status_code, answer.json()
 
 
