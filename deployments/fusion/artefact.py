@@ -46,6 +46,7 @@ class Pooling(_Data):
     """How window scores join the post's score (see pooling.py)."""
 
     sharpness: float = Field(4.0, gt=0, le=100)
+    offsets: Mapping[Modality, float] = Field(default_factory=dict, description="Log-odds a group must beat; else 0.")
 
 
 class FusionCard(_Data):

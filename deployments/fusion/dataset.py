@@ -150,7 +150,8 @@ class _Rows:
 
     def _vector(self, row: int, name: str, value: Any, wanted: int) -> Floats:
         try:
-            vector = np.asarray(value, dtype=np.float32)
+            with np.errstate(over="ignore"):  # too large becomes infinite, which is refused below
+                vector = np.asarray(value, dtype=np.float32)
         except (TypeError, ValueError):
             vector = np.empty((0, 0), dtype=np.float32)
         if vector.ndim != 1:

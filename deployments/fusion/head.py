@@ -69,7 +69,9 @@ class FusionHead:
         vectors = present_vectors(post, self.details.dimensions)
         whole = self._logits({m: pooled(v)[None] for m, v in vectors.items()})[0]
         groups = self._scored_windows(self._tracks(post, vectors), vectors)
-        scores = post_scores(whole, [group.logits for group in groups], self.details.pooling.sharpness)
+        pooling = self.details.pooling
+        offset_groups = [(g.logits, pooling.offsets.get(g.windows.track.modality, 0.0)) for g in groups]
+        scores = post_scores(whole, offset_groups, pooling.sharpness)
         driven = [(g.windows, driven_scores(self.mlp, self.details.temperature, g)) for g in groups]
         segments = find_segments(driven, self.settings.segment_floor, self.settings.max_segments)
         by_name = {name: float(score) for name, score in zip(CATEGORIES, scores, strict=True)}

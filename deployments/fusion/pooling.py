@@ -7,7 +7,8 @@ pooling):
 With r = 1 this is the mean of the odds; it rises to the maximum with r. Its cost for being rare is log(n/k)/r (k bad
 windows of n), which keeps one noisy window of sixty from deciding. It never exceeds the worst window, so n windows
 that are each fine are fine together; equal windows give back their own margin; Gaussian noise of deviation s lifts
-the pool by about r s^2 / 2. The post's margin is the larger of the whole's and the groups'.
+the pool by about r s^2 / 2. What good content reaches by chance is measured after training (chance.py) and taken off
+as an offset. The post's margin is the larger of the whole's and the groups' above their offsets.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deployments.fusion.features import Floats
 from deployments.fusion.mlp import softmax
@@ -33,7 +35,10 @@ def log_mean_exp(values: Floats, sharpness: float) -> Floats:
     return np.asarray(top + np.log(spread) / sharpness, dtype=np.float32)
 
 
-def post_scores(whole: Floats, groups: Sequence[Floats], sharpness: float) -> Floats:
-    """Logits of the whole (7,) and of each group of windows (n, 7) -> seven scores that sum to 1."""
-    parts = [margins(whole), *(log_mean_exp(margins(group), sharpness) for group in groups if len(group))]
-    return softmax(np.max(parts, axis=0).astype(np.float64))
+def post_scores(whole: Floats, groups: Sequence[tuple[Floats, float]], sharpness: float) -> NDArray[np.float64]:
+    """Logits of the whole (7,), and of each group of windows (n, 7) with its offset -> seven scores that sum to 1."""
+    combined = margins(whole).astype(np.float64)
+    for logits, offset in groups:
+        pooled = log_mean_exp(margins(logits), sharpness) - offset
+        combined[1:] = np.maximum(combined[1:], pooled[1:])
+    return softmax(combined)

@@ -1,7 +1,7 @@
 """Training a fusion head from a table of cached embeddings (torch; the result needs none).
 
 dataset -> standardised inputs -> MLP with modality dropout -> best epoch by the calibration part's log-loss
-        -> standardisation folded into the first layer -> temperature -> held-out report -> artefact.
+        -> standardisation folded into the first layer -> temperature and window offsets -> held-out report -> artefact.
 All of it is checked and computed before the first byte is written.
 
 Folding: (x - m)/s times a presence bit p equals x/s - p m/s where x is zero without p, so the first layer's weights
@@ -23,8 +23,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import nn
 
 from deployments.fusion import artefact
-from deployments.fusion.artefact import CARD_FILE, FusionCard, TrainedOn
+from deployments.fusion.artefact import CARD_FILE, FusionCard, Pooling, TrainedOn
 from deployments.fusion.calibration import fit_temperature, negative_log_likelihood
+from deployments.fusion.chance import fit_offsets
 from deployments.fusion.dataset import CALIBRATE, TRAIN, Bools, Dataset, DatasetError, read_dataset
 from deployments.fusion.features import MODALITIES, Floats
 from deployments.fusion.mlp import Mlp
@@ -93,12 +94,19 @@ def train_fusion(
     rows = data.splits == CALIBRATE
     labels = data.labels_under(data.present)[rows]
     temperature = fit_temperature(logits_under(mlp, data, rows, data.present), labels)
+    sharpness = Pooling().sharpness
+    pooling = Pooling(sharpness=sharpness, offsets=fit_offsets(mlp, temperature, sharpness, data, settings.seed))
     report = held_out_report(mlp, temperature, data)
-    return _write(data, settings, tensors, temperature, report)
+    return _write(data, settings, tensors, temperature, pooling, report)
 
 
 def _write(
-    data: Dataset, settings: TrainSettings, tensors: dict[str, Floats], temperature: float, report: dict[str, Any]
+    data: Dataset,
+    settings: TrainSettings,
+    tensors: dict[str, Floats],
+    temperature: float,
+    pooling: Pooling,
+    report: dict[str, Any],
 ) -> TrainResult:
     weights, sha256 = artefact.dump(tensors)
     card = FusionCard(
@@ -107,6 +115,7 @@ def _write(
         dimensions=data.dimensions,
         hidden=settings.hidden,
         temperature=temperature,
+        pooling=pooling,
         encoders=settings.encoders,
         data_sha256=data.sha256,
         seed=settings.seed,
