@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import random
 from collections.abc import AsyncIterator
 
@@ -45,6 +46,8 @@ async def attempt(services: Services, lease: Lease, media: MediaSource | None, d
             verdict = await services.moderator.moderate(lease.post, media, deadline_s=deadline_s)
     except TimeoutError:
         raise DeadlineExceeded from None
+    if not all(math.isfinite(score) for score in (verdict.nsfw_score, *verdict.category_scores.values())):
+        raise ParakhError  # a verdict that JSON cannot hold must not be stored
     return await services.records.posts.conclude(lease, verdict)
 
 

@@ -13,7 +13,7 @@ import re
 import uuid
 
 from starlette.datastructures import Headers, MutableHeaders
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from deployments.runtime.errors import DeadlineExceeded, ParakhError, TooLarge
@@ -47,6 +47,8 @@ class RequestId:
 
         try:
             await self._app(scope, receive, send_with_id)
+        except ClientDisconnect:
+            log.info("request %s: the client left before its body was read", request_id)
         except Exception:
             log.exception("request %s failed", request_id)
             if started:

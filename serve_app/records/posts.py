@@ -9,9 +9,10 @@ from __future__ import annotations
 import json
 from datetime import datetime, timedelta
 
-from sqlalchemy import delete, select, update
+from sqlalchemy import Select, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from deployments.runtime.errors import ParakhError
 from serve_app.posts import Verdict
 from serve_app.records import leases, outbox
 from serve_app.records.engine import Database
@@ -53,7 +54,7 @@ class PostStore:
             at = leases.now()
             known_key = await _known_key(session, submission, at)
             row, job, replayed = await _store(session, submission, at)
-            verdict = await _verdict(session, post.post_id, post.revision, policy_version)
+            verdict = await _verdict(session, post.post_id, post.revision, policy_version) if replayed else None
             if submission.idempotency_key is not None and not known_key:
                 session.add(_key_row(submission, at, key_ttl_s, done=verdict is not None or lease_s is None))
             if verdict is not None:
@@ -76,15 +77,12 @@ class PostStore:
         post_id, revision = lease.post.post_id, lease.post.revision
         async with self._database.writing() as session:
             await self._database.lock(session, "post", post_id)
-            if await session.get(ErasureRow, post_id) is not None:
-                raise PostErased
             job = await session.get(JobRow, (post_id, revision))
             stored = await _verdict(session, post_id, revision, verdict.decision.policy_version)
-            if not leases.holds(job, lease):
+            if job is None or not leases.holds(job, lease):
                 if stored is None:
-                    raise LeaseLost
+                    raise await _why_lost(session, post_id)
                 return stored
-            assert job is not None
             if stored is None:
                 session.add(_verdict_row(verdict))
                 outbox.add(session, outbox.VERDICTS, post_id, outbox.verdict_payload(verdict))
@@ -94,17 +92,8 @@ class PostStore:
 
     async def find(self, post_id: str, revision: int | None = None) -> PostState:
         """The given or the newest revision, with its newest verdict. Raises PostNotFound."""
-        query = (
-            select(PostRow, JobRow)
-            .join(JobRow, (JobRow.post_id == PostRow.post_id) & (JobRow.revision == PostRow.revision))
-            .where(PostRow.post_id == post_id)
-            .order_by(PostRow.revision.desc())
-            .limit(1)
-        )
-        if revision is not None:
-            query = query.where(PostRow.revision == revision)
         async with self._database.reading() as session:
-            found = (await session.execute(query)).first()
+            found = (await session.execute(_post_and_job(post_id, revision))).first()
             if found is None:
                 raise PostNotFound
             post, job = found
@@ -141,9 +130,9 @@ async def _known_key(session: AsyncSession, submission: Submission, at: datetime
 async def _store(session: AsyncSession, submission: Submission, at: datetime) -> tuple[PostRow, JobRow, bool]:
     """The post's row and job, and whether they were there before with the same content."""
     identity = (submission.post.post_id, submission.post.revision)
-    row = await session.get(PostRow, identity)
-    job = await session.get(JobRow, identity)
-    if row is not None and job is not None:
+    found = (await session.execute(_post_and_job(*identity))).first()
+    if found is not None:
+        row, job = found
         if row.fingerprint == submission.fingerprint:
             return row, job, True
         if job.status != "failed" or await _verdict(session, *identity, None) is not None:
@@ -162,6 +151,22 @@ async def _store(session: AsyncSession, submission: Submission, at: datetime) ->
     await session.flush()
     session.add(job)
     return row, job, False
+
+
+def _post_and_job(post_id: str, revision: int | None) -> Select[PostRow, JobRow]:
+    """The given revision, or the newest."""
+    query = (
+        select(PostRow, JobRow)
+        .join(JobRow, (JobRow.post_id == PostRow.post_id) & (JobRow.revision == PostRow.revision))
+        .where(PostRow.post_id == post_id)
+    )
+    if revision is not None:
+        return query.where(PostRow.revision == revision)
+    return query.order_by(PostRow.revision.desc()).limit(1)
+
+
+async def _why_lost(session: AsyncSession, post_id: str) -> ParakhError:
+    return PostErased() if await session.get(ErasureRow, post_id) is not None else LeaseLost()
 
 
 def _fill(row: PostRow, submission: Submission, at: datetime) -> None:
