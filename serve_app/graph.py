@@ -8,8 +8,9 @@ What Ray raises becomes a ParakhError here, and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import math
+import time
 from collections.abc import Awaitable, Mapping
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import ray.exceptions
@@ -22,7 +23,7 @@ from deployments.clip.registry import frame_spec
 from deployments.fusion.deployment import FusionDeployment
 from deployments.fusion.head import FusionInput, FusionOutput
 from deployments.media.deployment import MediaDeployment
-from deployments.runtime.errors import NodeUnavailable, NotFound, Overloaded, ParakhError
+from deployments.runtime.errors import NodeUnavailable, Overloaded, ParakhError
 from deployments.runtime.values import Embeddings, ModelCard, NodeStatus, SoundBlock, TextEmbedding
 from deployments.vggish.deployment import VggishDeployment
 from deployments.xlmr.deployment import XlmrDeployment
@@ -33,6 +34,7 @@ from serve_app.posts import MediaSource
 T = TypeVar("T")
 
 STATUS_TIMEOUT_S = 5.0
+FRESH_S = 10.0  # a pass that this ingress saw succeed so lately needs no asking
 
 _DIED = (
     ray.exceptions.RayActorError,  # also ActorDiedError and ActorUnavailableError
@@ -70,67 +72,76 @@ def scaled(deployment: Deployment, replicas: Replicas) -> Deployment:
     )
 
 
-@dataclass(frozen=True)
 class RayNodes:
     """NodeHandles over Ray Serve handles; built inside the ingress replica."""
 
-    media: DeploymentHandle
-    clip: DeploymentHandle
-    vggish: DeploymentHandle
-    xlmr: DeploymentHandle
-    fusion: DeploymentHandle
+    def __init__(self, handles: Mapping[str, DeploymentHandle]) -> None:
+        """`handles`: node name -> handle, as `bind_nodes` names them."""
+        self._handles = handles
+        self._media = handles["media"].options(_by_reference=True)
+        self._clip = handles["clip"].options(_by_reference=True)
+        self._vggish = handles["vggish"].options(_by_reference=True)
+        self._last_success: dict[str, float] = {}
+        self._cards: dict[str, ModelCard] = {}
 
     async def decode(self, media: MediaSource) -> Decoded:
-        handle = self.media.options(_by_reference=True)
         if media.url is not None:
-            call = handle.fetch_and_decode_shared.remote(media.url)
+            call = self._media.fetch_and_decode_shared.remote(media.url)
         else:
-            call = handle.decode_shared.remote(media.data)
-        decoded, frames, sound = await _call(call)
+            call = self._media.decode_shared.remote(media.data)
+        decoded, frames, sound = await self._answer("media", call)
         return Decoded(decoded, frames, sound)
 
     async def fetch(self, url: str) -> bytes:
-        return await _call(self.media.options(_by_reference=True).fetch.remote(url))
+        return await self._answer("media", self._media.fetch.remote(url))
 
     async def encode_frames(self, frames: Any) -> Embeddings:
-        return await _call(self.clip.options(_by_reference=True).encode.remote(frames))
+        return await self._answer("clip", self._clip.encode.remote(frames))
 
     async def encode_sound(self, sound: Any, blocks: tuple[SoundBlock, ...]) -> Embeddings:
-        return await _call(self.vggish.options(_by_reference=True).encode_sound.remote(sound, blocks))
+        return await self._answer("vggish", self._vggish.encode_sound.remote(sound, blocks))
 
     async def encode_text(self, text: str) -> TextEmbedding:
-        return await _call(self.xlmr.encode.remote(text))
+        return await self._answer("xlmr", self._handles["xlmr"].encode.remote(text))
 
     async def encode_joint_text(self, text: str) -> TextEmbedding:
-        raise NotFound("This profile has no joint space of pictures and text.")
+        return await self._answer("clip", self._handles["clip"].encode_joint_text.remote(text))
 
     async def fuse(self, parts: FusionInput) -> tuple[FusionOutput, ModelCard]:
-        return await _call(self.fusion.fuse.remote(parts))
+        return await self._answer("fusion", self._handles["fusion"].fuse.remote(parts))
 
     async def check_encoders(self, cards: Mapping[str, ModelCard]) -> None:
-        await _call(self.fusion.check_encoders.remote(cards))
+        await self._answer("fusion", self._handles["fusion"].check_encoders.remote(cards))
 
     async def status(self) -> list[NodeStatus]:
-        handles = {"media": self.media, "clip": self.clip, "vggish": self.vggish, "xlmr": self.xlmr}
-        handles["fusion"] = self.fusion
-        return list(await asyncio.gather(*(_status(name, handle) for name, handle in handles.items())))
+        return list(await asyncio.gather(*(self._status(name) for name in self._handles)))
+
+    async def _status(self, name: str) -> NodeStatus:
+        """What this ingress saw itself counts: asking would queue behind the traffic that proves the node well."""
+        age_s = time.monotonic() - self._last_success.get(name, -math.inf)
+        if age_s < FRESH_S:
+            return NodeStatus(name, "ready", None, round(age_s, 1), self._cards.get(name))
+        try:
+            async with asyncio.timeout(STATUS_TIMEOUT_S):
+                status: NodeStatus = await _translated(self._handles[name].status.remote())
+        except TimeoutError:  # no replica yet, none any more, or one that hangs
+            return NodeStatus(name, "loading", f"no replica answered within {STATUS_TIMEOUT_S:.0f} s")
+        except ParakhError as error:
+            return NodeStatus(name, "sick", str(error))
+        if status.model is not None:
+            self._cards[name] = status.model
+        return status
+
+    async def _answer(self, name: str, call: Awaitable[T]) -> T:
+        answer = await _translated(call)
+        self._last_success[name] = time.monotonic()
+        return answer
 
 
-async def _status(name: str, handle: DeploymentHandle) -> NodeStatus:
-    """A node that does not answer in time has no replica yet, or none any more."""
+async def _translated(call: Awaitable[T]) -> T:
+    """Ray's exceptions become ParakhErrors here."""
     try:
-        async with asyncio.timeout(STATUS_TIMEOUT_S):
-            status: NodeStatus = await _call(handle.status.remote())
-            return status
-    except TimeoutError:
-        return NodeStatus(name, "loading", f"no replica answered within {STATUS_TIMEOUT_S:.0f} s")
-    except ParakhError as error:
-        return NodeStatus(name, "sick", str(error))
-
-
-async def _call(response: Awaitable[T]) -> T:
-    try:
-        return await response
+        return await call
     except BackPressureError:
         raise Overloaded from None
     except _DIED as error:

@@ -33,7 +33,7 @@ class IngressDeployment:
         self, config: AppConfig, nodes: dict[str, DeploymentHandle]
     ) -> None:
         refuse_open_door(config.http.auth, str(_get_global_client().http_config.host))
-        self._nodes = RayNodes(**nodes)
+        self._nodes = RayNodes(nodes)
         policy = Policy.load(config.policy) if config.policy else default_policy()
         self._pipeline = Pipeline(self._nodes, policy)
         await self._nodes.check_encoders(encoder_cards(await self._pipeline.status()))

@@ -10,13 +10,12 @@ import dataclasses
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
-from deployments.clip.frames import Frames
+from deployments.clip.node import VisualNode
 from deployments.clip.registry import frame_spec
-from deployments.clip.registry import make_encoder as make_visual_encoder
 from deployments.fusion.head import FusionInput, FusionOutput
 from deployments.fusion.node import FusionNode
 from deployments.media.node import MediaNode
-from deployments.runtime.errors import NotFound, ParakhError
+from deployments.runtime.errors import ParakhError
 from deployments.runtime.node import EncoderNode
 from deployments.runtime.values import Embeddings, ModelCard, NodeStatus, SoundBlock, TextEmbedding
 from deployments.vggish.examples import SoundItem
@@ -60,7 +59,7 @@ class LocalNodes:
         return await (await self._xlmr()).encode(text)
 
     async def encode_joint_text(self, text: str) -> TextEmbedding:
-        raise NotFound("This profile has no joint space of pictures and text.")
+        return await (await self._clip()).encode_joint_text(text)
 
     async def fuse(self, parts: FusionInput) -> tuple[FusionOutput, ModelCard]:
         return await (await self._fusion()).fuse(parts)
@@ -94,9 +93,9 @@ class LocalNodes:
         c = self._config
         return await self._once("media", lambda: MediaNode(c.media.settings, frame_spec(c.clip.encoder)))
 
-    async def _clip(self) -> EncoderNode[Frames, Embeddings]:
+    async def _clip(self) -> VisualNode:
         c = self._config.clip
-        return await self._once("clip", lambda: EncoderNode("clip", make_visual_encoder(c.encoder), c.node))
+        return await self._once("clip", lambda: VisualNode(c.encoder, c.node))
 
     async def _vggish(self) -> EncoderNode[SoundItem, Embeddings]:
         c = self._config.vggish

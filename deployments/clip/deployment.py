@@ -1,18 +1,16 @@
-"""The visual encoder, served."""
+"""The visual node, served."""
 
 from __future__ import annotations
 
 from ray import serve
 
-from deployments.clip.frames import Frames
-from deployments.clip.registry import make_encoder
+from deployments.clip.node import VisualNode
 from deployments.clip.settings import ClipSettings
-from deployments.runtime.node import EncoderNode, NodeSettings
+from deployments.runtime.node import NodeSettings
 from deployments.runtime.serving import RayBatchObserver
-from deployments.runtime.values import Embeddings
 
 
 @serve.deployment(name="clip")
-class ClipDeployment(EncoderNode[Frames, Embeddings]):
+class ClipDeployment(VisualNode):
     def __init__(self, encoder: ClipSettings, node: NodeSettings) -> None:
-        super().__init__("clip", make_encoder(encoder), node, RayBatchObserver("clip"))
+        super().__init__(encoder, node, RayBatchObserver("clip"))

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from deployments.clip.frames import Columns, Frames, encode_together, to_embeddings
-from deployments.runtime.errors import InvalidInput
-from deployments.runtime.values import Embeddings, FrameSpec, ModelCard
+from deployments.runtime.errors import InvalidInput, NotFound
+from deployments.runtime.values import Embeddings, FrameSpec, ModelCard, TextEmbedding
 
 _GRID = 4
 _SIDE = 224
@@ -40,6 +40,9 @@ class FakeVisualEncoder:
 
     def bucket(self, item: Frames) -> None:
         return None
+
+    def embed_text(self, texts: Sequence[str]) -> Sequence[TextEmbedding | Exception]:
+        raise NotFound("This profile's visual encoder has no joint space with text.")
 
     def encode(self, items: Sequence[Frames]) -> Sequence[Embeddings | InvalidInput]:
         return [to_embeddings(columns) for columns in encode_together(items, _SIDE, 64, _colour_grid)]

@@ -13,15 +13,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from deployments.clip.frames import Columns, Frames, encode_together, to_embeddings
 from deployments.clip.open_clip_weights import Loaded, load_model
 from deployments.clip.settings import GEOMETRY, ClipSettings
 from deployments.runtime.device import prepare_torch, resolve_precision
-from deployments.runtime.errors import InvalidInput, NodeUnavailable
-from deployments.runtime.values import Embeddings, FrameSpec, ModelCard
+from deployments.runtime.errors import InvalidInput, NotFound
+from deployments.runtime.values import Embeddings, FrameSpec, ModelCard, TextEmbedding
 
 MEAN_RGB = (0.48145466, 0.4578275, 0.40821073)
 STD_RGB = (0.26862954, 0.26130258, 0.27577711)
@@ -112,10 +111,14 @@ class OpenClipTrunk:
         return {"vectors": vectors.cpu().numpy(), "joint": joint.cpu().numpy()}
 
     @torch.inference_mode()
-    def embed_text(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """(n, joint dimension), not normalised; a text longer than 77 tokens is cut there."""
+    def embed_text(self, texts: Sequence[str]) -> list[TextEmbedding | Exception]:
+        """Vectors of the joint dimension, not normalised; a text longer than 77 tokens is cut there."""
         if self._loaded is None or not self._settings.text_tower:
-            raise NodeUnavailable("Search by text needs the visual encoder's text tower, which is not loaded.")
-        tokens = torch.as_tensor(self._loaded.tokenize(list(texts))).to(self._device)
-        vectors: NDArray[np.float32] = self._loaded.model.encode_text(tokens).float().cpu().numpy()
-        return vectors
+            raise NotFound("Search by text needs the visual encoder's text tower, which is not loaded.")
+        tokens = torch.as_tensor(self._loaded.tokenize(list(texts)))  # (n, 77), padded with 0
+        vectors = self._loaded.model.encode_text(tokens.to(self._device)).float().cpu().numpy()
+        counts = tokens.count_nonzero(dim=1).tolist()
+        return [
+            TextEmbedding(vector, tokens=count, truncated=count == tokens.shape[1])
+            for vector, count in zip(vectors, counts, strict=True)
+        ]

@@ -17,8 +17,8 @@ import numpy as np
 from deployments.clip.frames import Columns, Frames, encode_together, to_embeddings
 from deployments.clip.settings import ClipSettings
 from deployments.runtime.device import resolve_precision
-from deployments.runtime.errors import InvalidInput, WrongWeights
-from deployments.runtime.values import Embeddings, FrameSpec, ModelCard
+from deployments.runtime.errors import InvalidInput, NotFound, WrongWeights
+from deployments.runtime.values import Embeddings, FrameSpec, ModelCard, TextEmbedding
 from deployments.runtime.weights import package_file, require_file, verify_sha256
 
 if TYPE_CHECKING:
@@ -73,6 +73,9 @@ class OpenNsfw:
 
     def bucket(self, item: Frames) -> None:
         return None
+
+    def embed_text(self, texts: Sequence[str]) -> Sequence[TextEmbedding | Exception]:
+        raise NotFound("This profile's visual encoder has no joint space with text.")
 
     def encode(self, items: Sequence[Frames]) -> Sequence[Embeddings | InvalidInput]:
         shared = encode_together(items, _SIDE, self._settings.max_batch_frames, self._forward)

@@ -5,13 +5,13 @@ The frame geometry is known without loading a model: the media node resizes to i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from deployments.clip.frames import Frames
 from deployments.clip.settings import GEOMETRY, ClipSettings
 from deployments.runtime.encoder import Encoder
-from deployments.runtime.values import Embeddings, FrameSpec
+from deployments.runtime.values import Embeddings, FrameSpec, TextEmbedding
 
 
 class VisualEncoder(Encoder[Frames, Embeddings], Protocol):
@@ -20,6 +20,10 @@ class VisualEncoder(Encoder[Frames, Embeddings], Protocol):
     @property
     def frame_spec(self) -> FrameSpec:
         """Geometry of the frames it takes; known before `load`."""
+        ...
+
+    def embed_text(self, texts: Sequence[str]) -> Sequence[TextEmbedding | Exception]:
+        """Texts in the space shared with frames. Raises NotFound where the encoder has no such space."""
         ...
 
 
