@@ -25,7 +25,6 @@ from deployments.runtime.values import DecodedMedia, FrameSpec
 
 _log = logging.getLogger(__name__)
 _START_S = 60.0  # a child imports PyAV, Pillow and numpy; on a machine under load that takes a while
-_OUT_OF_MEMORY = 77
 
 
 class MediaDecoder:
@@ -180,7 +179,7 @@ class _Child:
         self.kill()
         if status == -signal.SIGXCPU:
             return "Decoding was stopped: it used too much processor time."
-        if status in (_OUT_OF_MEMORY, -signal.SIGKILL):
+        if status in (wire.OUT_OF_MEMORY, -signal.SIGKILL):
             return "Decoding was stopped: it used too much memory."
         return "The media made the decoder crash."
 

@@ -7,13 +7,13 @@ is only known at its end.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import threading
 import warnings
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
@@ -111,7 +111,7 @@ def _load_what_is_there(data: bytes, settings: MediaSettings) -> ImageFile.Image
     return picture
 
 
-@contextmanager
+@contextlib.contextmanager
 def _truncation_allowed() -> Iterator[None]:
     with _truncated_allowed:
         ImageFile.LOAD_TRUNCATED_IMAGES = True
@@ -123,7 +123,8 @@ def _truncation_allowed() -> Iterator[None]:
 
 def upright_rgb(picture: Image.Image) -> Image.Image:
     """Turned as its EXIF says, alpha laid on white, 16-bit grey scaled (Pillow's own conversion would whiten it)."""
-    picture = ImageOps.exif_transpose(picture)
+    with contextlib.suppress(*_DECODE_ERRORS):  # broken EXIF hides no picture: viewers show it unturned
+        picture = ImageOps.exif_transpose(picture)
     if picture.mode.startswith("I"):
         picture = Image.fromarray((np.asarray(picture).clip(0, 65_535) >> 8).astype(np.uint8))
     if picture.has_transparency_data:

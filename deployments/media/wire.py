@@ -30,6 +30,8 @@ from deployments.runtime.values import (
     Status,
 )
 
+OUT_OF_MEMORY = 77
+"""Exit status of a child that ran out of memory."""
 _LENGTH = struct.Struct("!I")
 _MAX_MESSAGE = 2**20
 _ERRORS: dict[str, type[InvalidInput]] = {kind.code: kind for kind in (TooLarge, UndecodableMedia, UnsupportedMedia)}
@@ -123,13 +125,16 @@ def unpack(message: dict[str, Any], area: memoryview, size_bytes: int) -> Decode
 
 def _unpack(message: dict[str, Any], area: memoryview, size_bytes: int) -> DecodedMedia:
     times, side, samples = message["frame_times_s"], message["frame_side"], message["samples"]
+    blocks = tuple(SoundBlock(float(start), int(first), int(count)) for start, first, count in message["sound_blocks"])
     frames: NDArray[np.uint8] | None = None
     offset = 0
-    if times is not None and side is not None:
+    if times is not None:
         offset = len(times) * side * side * 3
         frames = np.frombuffer(area[:offset], np.uint8).reshape(len(times), side, side, 3).copy()
     offset = (offset + 3) // 4 * 4
-    sound = None if samples is None else np.frombuffer(area[offset : offset + 4 * samples], np.float32).copy()
+    if sum(block.samples for block in blocks) != (samples or 0) or (samples or 0) < 0:
+        raise ValueError("blocks and samples differ")
+    sound = None if samples is None else np.frombuffer(area, np.float32, samples, offset).copy()
     return DecodedMedia(
         content_type=ContentType(message["content_type"]),
         container=str(message["container"]),
@@ -141,7 +146,7 @@ def _unpack(message: dict[str, Any], area: memoryview, size_bytes: int) -> Decod
         frames=frames,
         frame_times_s=None if times is None else np.asarray(times, np.float32),
         sound=sound,
-        sound_blocks=tuple(SoundBlock(float(s), int(f), int(n)) for s, f, n in message["sound_blocks"]),
+        sound_blocks=blocks,
     )
 
 
@@ -155,4 +160,4 @@ def pack_error(error: InvalidInput) -> dict[str, Any]:
 
 def unpack_error(message: dict[str, Any]) -> InvalidInput:
     kind = _ERRORS.get(str(message["error"]), UndecodableMedia)
-    return kind(str(message.get("message") or "") or None)
+    return kind(str(message.get("message") or "")[:300] or None)

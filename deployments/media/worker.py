@@ -30,7 +30,6 @@ Decode = Callable[[bytes, MediaSettings, FrameSpec], DecodedMedia]
 
 _PR_SET_NO_NEW_PRIVS = 38
 _CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
-_OUT_OF_MEMORY = 77  # exit status
 
 
 def serve(descriptor: int, decode: Decode = decode_in_process) -> None:
@@ -69,7 +68,7 @@ def _answer(
     except InvalidInput as error:
         return wire.pack_error(error)
     except MemoryError:
-        os._exit(_OUT_OF_MEMORY)  # a process that ran out of memory is not used again
+        os._exit(wire.OUT_OF_MEMORY)  # a process that ran out of memory is not used again
     except Exception as error:  # noqa: BLE001 the edge of the process: hostile media may raise anything
         return {**wire.pack_error(UndecodableMedia()), "log": f"{type(error).__name__}: {error}"[:1000]}
     finally:

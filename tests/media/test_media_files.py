@@ -299,6 +299,13 @@ def test_exif_orientation_is_honoured() -> None:
     assert frames[0, -100:].mean() < 15
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF")
+def test_broken_exif_hides_no_picture() -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (20, 20), "red").save(buffer, "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xff\x01\x12")
+    assert decode(buffer.getvalue()).visual.status is Status.OK
+
+
 @pytest.mark.parametrize("kind", ["GIF", "WEBP", "PNG"])
 def test_a_short_animation_is_seen_at_several_moments(make: type[Make], kind: str) -> None:
     media = decode(make.animation(kind, frames=20, delay_ms=50))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -16,6 +17,7 @@ import numpy as np
 import psutil
 import pytest
 
+from deployments.media import wire
 from deployments.media.decode import decode_in_process
 from deployments.media.decoder import MediaDecoder
 from deployments.media.settings import MediaSettings
@@ -186,6 +188,47 @@ def test_a_closed_decoder_refuses_and_leaves_no_child(make: type[Make]) -> None:
     assert set(psutil.Process().children()) == before
     with pytest.raises(NodeUnavailable):
         pool.decode(make.image())
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"content_type": "hologram"},
+        {"samples": -1, "frame_side": 10**9, "frame_times_s": [0.0]},
+        {"samples": 10**9},
+        {"samples": 10**9, "sound_blocks": [[0.0, 0, 10**9]]},
+        {"visual": {"status": "splendid"}},
+        {"visual": {"status": "ok", "surplus": 1}},
+        {"frame_side": "x"},
+    ],
+)
+def test_nonsense_from_a_child_is_noticed(mp4: bytes, answer: dict[str, object]) -> None:
+    """A child that hostile media has taken over can say anything; it is never believed blindly."""
+    area = memoryview(bytearray(10_000_000))
+    message = wire.pack(decode_in_process(mp4, MediaSettings(), SPEC), area)
+    assert wire.unpack(json.loads(json.dumps(message)), area, 1).frames is not None
+    with pytest.raises(wire.Broken):
+        wire.unpack({**message, **answer} if answer else {}, area, 1)
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xff\xff\xff\xff", b"\x00\x00\x00\x02[]", b"\x00\x00\x00\x03{,}", b"\x00\x00"])
+def test_nonsense_on_the_wire_is_noticed(raw: bytes) -> None:
+    ours, theirs = socket.socketpair()
+    with ours:
+        with theirs:
+            theirs.sendall(raw)
+        with pytest.raises(wire.Broken):
+            wire.receive(ours)
+
+
+def test_a_deeply_nested_answer_is_noticed() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        body = b"[" * 200_000
+        threading.Thread(target=theirs.sendall, args=(len(body).to_bytes(4, "big") + body,), daemon=True).start()
+        with pytest.raises(wire.Broken):
+            wire.receive(ours)
 
 
 _PARENT = """
