@@ -126,7 +126,7 @@ def test_bf16_keeps_the_direction_of_both_spaces(
     assert trunk.dtype == joint.dtype == np.float32
     # random layers multiply rounding errors more than trained ones: the bounds are loose for that reason
     centre = expected[0].mean(0)
-    assert _cosine(trunk, expected[0]) > 0.999
+    assert _cosine(trunk, expected[0]) > 0.998
     assert _cosine(joint, expected[1]) > 0.99
     assert _cosine(trunk - centre, expected[0] - centre) > 0.98
     with pytest.raises(NotFound):
