@@ -1,7 +1,7 @@
 """YAML as plain data: one document of mappings, lists and scalars, nothing that surprises.
 
 Refused, with line numbers: explicit tags (`!!python/...`), anchors and aliases (a small file can unfold into
-gigabytes), duplicate keys (YAML 1.1 lets the last one win), several documents, files above `MAX_BYTES`. Keys stay
+gigabytes), duplicate keys (YAML 1.1 lets the last one win), several documents, deep nesting, files above `MAX_BYTES`. Keys stay
 strings: YAML 1.1 would read the key `no` (Norwegian) as false.
 """
 
@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 MAX_BYTES = 1_000_000
+MAX_DEPTH = 20
 
 
 class StrictYamlError(ValueError):
@@ -44,9 +45,12 @@ def _line(node: yaml.Node | yaml.Event) -> str:
 
 
 def _refuse_surprises(text: str) -> None:
-    documents = 0
+    documents = depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         documents += isinstance(event, yaml.DocumentStartEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > MAX_DEPTH:
+            raise StrictYamlError(f"{_line(event)}: is nested too deeply")
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise StrictYamlError(f"{_line(event)}: anchors and aliases are not allowed")
         if tag := getattr(event, "tag", None):
@@ -67,8 +71,6 @@ def read_strict_yaml(path: Path) -> object:
         return yaml.load(text, Loader=_Loader)  # noqa: S506  (a SafeLoader with fewer features)
     except UnicodeDecodeError:
         raise StrictYamlError("is not UTF-8 text") from None
-    except RecursionError:
-        raise StrictYamlError("is nested too deeply") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: " if mark else ""

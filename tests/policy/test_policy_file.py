@@ -46,7 +46,7 @@ DAMAGES = {
         "anchors",
     ),
     "two documents": (GOOD + "---\nversion: x\n", "more than one document"),
-    "deep nesting": ("a: " + "[" * 5000, "is n"),
+    "deep nesting": ("a: " + "[" * 5000, "is nested too deeply"),
     "failed modality allowed": (GOOD + "on_failed_modality: allow\n", "on_failed_modality"),
     "unknown action": (GOOD + "default_action: delete\n", "default_action"),
     "language that is none": (GOOD + "languages: {'hi in': {}}\n", "languages: 'hi in' is not a BCP-47"),
