@@ -1,8 +1,8 @@
 """YAML as plain data: one document of mappings, lists and scalars, nothing that surprises.
 
 Refused, with line numbers: explicit tags (`!!python/...`), anchors and aliases (a small file can unfold into
-gigabytes), duplicate keys (YAML 1.1 lets the last one win), several documents, deep nesting, files above `MAX_BYTES`. Keys stay
-strings: YAML 1.1 would read the key `no` (Norwegian) as false.
+gigabytes), duplicate keys (YAML 1.1 lets the last one win), several documents, deep nesting, files above `MAX_BYTES`.
+Keys stay strings: YAML 1.1 would read the key `no` (Norwegian) as false.
 """
 
 from __future__ import annotations
