@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from deployments.clip.registry import make_encoder as make_visual_encoder
 from deployments.fusion.dataset import SPLITS, read_dataset
 from deployments.fusion.features import FusionInput
 from deployments.fusion.head import FusionHead
@@ -26,6 +27,8 @@ from deployments.fusion.stand_ins import (
 from deployments.policy.policy import CATEGORIES
 from deployments.runtime.errors import InvalidInput
 from deployments.runtime.values import Embeddings, Modality, TextEmbedding
+from deployments.vggish.registry import make_encoder as make_sound_encoder
+from serve_app.config import AppConfig
 
 KINDS = (*CATEGORIES, "parts")
 
@@ -123,3 +126,13 @@ def test_the_committed_local_head_loads_and_says_what_it_is_worth() -> None:
     assert set(head.details.encoders) == set(Modality)
     output = head.predict(FusionInput(text=TextEmbedding(np.ones(384, np.float32), 3, False)))
     assert sum(output.category_scores.values()) == pytest.approx(1.0)
+
+
+def test_the_committed_local_head_fits_the_committed_sound_encoder_and_the_packaged_visual_one() -> None:
+    """Fails when an encoder's weights change and the head was not trained anew (`python -m serve_app.training`)."""
+    config = AppConfig(profile="local")
+    sound_encoder, visual_encoder = make_sound_encoder(config.vggish.encoder), make_visual_encoder(config.clip.encoder)
+    sound_encoder.load()
+    visual_encoder.load()
+    head = FusionHead.load(config.fusion.head.artefact)
+    head.check_encoders({Modality.AUDIO: sound_encoder.card, Modality.VISUAL: visual_encoder.card})
