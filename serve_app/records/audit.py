@@ -7,14 +7,14 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from serve_app.records.engine import Database
 from serve_app.records.tables import AuditRow
 from serve_app.records.values import AuditEntry
 
 
-def add(session: AsyncSession, actor: str, action: str, subject: str, **detail: Any) -> None:
+def add(session: Session, actor: str, action: str, subject: str, **detail: Any) -> None:
     """Joins the caller's transaction, so that nothing happens unrecorded."""
     line = AuditRow(at=datetime.now(UTC), actor=actor, action=action, subject=subject, detail=json.dumps(detail))
     session.add(line)
@@ -29,6 +29,8 @@ class AuditStore:
         query = select(AuditRow).order_by(AuditRow.id.desc()).limit(limit)
         if subject is not None:
             query = query.where(AuditRow.subject == subject)
-        async with self._database.reading() as session:
-            rows = await session.scalars(query)
-            return [AuditEntry(row.at, row.actor, row.action, row.subject, json.loads(row.detail)) for row in rows]
+        return await self._database.read(lambda session: [_entry(row) for row in session.scalars(query)])
+
+
+def _entry(row: AuditRow) -> AuditEntry:
+    return AuditEntry(row.at, row.actor, row.action, row.subject, json.loads(row.detail))

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from serve_app.records import leases
 from serve_app.records.engine import Database
@@ -21,49 +21,64 @@ class JobStore:
 
     async def claim(self, lease_s: float, limit: int = 1) -> list[Lease]:
         """Up to `limit` jobs that wait or whose worker gave no sign of life, oldest first."""
-        async with self._database.reading() as session:
-            if (await session.execute(_claimable(leases.now(), 1))).first() is None:
-                return []  # an empty queue costs no writer's turn
-        async with self._database.writing() as session:
+
+        def work(session: Session) -> list[Lease]:
             at = leases.now()
-            rows = await session.execute(_claimable(at, limit).with_for_update(skip_locked=True, of=JobRow))
+            rows = session.execute(_claimable(at, limit).with_for_update(skip_locked=True, of=JobRow))
             return [leases.claim(job, post, lease_s, at) for job, post in rows.all()]
+
+        waiting = _claimable(leases.now(), 1)
+        if await self._database.read(lambda session: session.execute(waiting).first()) is None:
+            return []  # an empty queue costs no writer's turn
+        return await self._database.write(work)
 
     async def renew(self, lease: Lease, lease_s: float) -> bool:
         """False where the lease is another worker's by now."""
-        async with self._database.writing() as session:
-            job = await self._held(session, lease)
+
+        def work(session: Session) -> bool:
+            job = self._held(session, lease)
             if job is None:
                 return False
             job.lease_until = leases.now() + timedelta(seconds=lease_s)
             return True
 
+        return await self._database.write(work)
+
     async def retry(self, lease: Lease, error: Mapping[str, Any] | None, delay_s: float = 0.0) -> None:
         """Give the job back, to be claimed no sooner than in `delay_s` seconds. A lost lease changes nothing."""
-        async with self._database.writing() as session:
-            job = await self._held(session, lease)
+
+        def work(session: Session) -> None:
+            job = self._held(session, lease)
             if job is not None:
                 leases.retry(job, error, leases.now() + timedelta(seconds=delay_s))
 
+        await self._database.write(work)
+
     async def fail(self, lease: Lease, error: Mapping[str, Any]) -> None:
         """Give the post up; its open Idempotency-Keys are free again. A lost lease changes nothing."""
-        async with self._database.writing() as session:
-            job = await self._held(session, lease)
+
+        def work(session: Session) -> None:
+            job = self._held(session, lease)
             if job is not None:
                 leases.finish(job, "failed", error, leases.now())
-                await session.execute(_keys_of(job))
+                session.execute(_keys_of(job))
+
+        await self._database.write(work)
 
     async def state(self) -> QueueState:
         unfinished = JobRow.status.in_(("pending", "running"))
-        async with self._database.reading() as session:
-            waiting = select(func.count(), func.min(JobRow.created_at)).where(unfinished)
-            count, oldest = (await session.execute(waiting)).one()
-            failed = await session.scalar(select(func.count()).where(JobRow.status == "failed"))
-        return QueueState(count, failed or 0, oldest)
 
-    async def _held(self, session: AsyncSession, lease: Lease) -> JobRow | None:
-        await self._database.lock(session, "post", lease.post.post_id)
-        job = await session.get(JobRow, (lease.post.post_id, lease.post.revision))
+        def work(session: Session) -> QueueState:
+            waiting = select(func.count(), func.min(JobRow.created_at)).where(unfinished)
+            count, oldest = session.execute(waiting).one()
+            failed = session.scalar(select(func.count()).where(JobRow.status == "failed"))
+            return QueueState(count, failed or 0, oldest)
+
+        return await self._database.read(work)
+
+    def _held(self, session: Session, lease: Lease) -> JobRow | None:
+        self._database.lock(session, "post", lease.post.post_id)
+        job = session.get(JobRow, (lease.post.post_id, lease.post.revision))
         return job if leases.holds(job, lease) else None
 
 

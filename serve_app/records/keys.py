@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal, get_args
 
-from sqlalchemy import select
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
 
 from serve_app.records import audit, leases
 from serve_app.records.engine import Database
@@ -61,20 +62,24 @@ class KeyStore:
             created_at=leases.now(),
             expires_at=expires_at,
         )
-        async with self._database.writing() as session:
+
+        def work(session: Session) -> None:
             session.add(row)
             audit.add(session, actor, "key.create", key_id, name=row.name, scopes=row.scopes)
+
+        await self._database.write(work)
         return _key(row), f"pk_{key_id}_{secret}"
 
     async def list_keys(self) -> list[ApiKey]:
         """Oldest first, revoked and expired ones included."""
-        async with self._database.reading() as session:
-            return [_key(row) for row in await session.scalars(select(ApiKeyRow).order_by(ApiKeyRow.created_at))]
+        query = select(ApiKeyRow).order_by(ApiKeyRow.created_at)
+        return await self._database.read(lambda session: [_key(row) for row in session.scalars(query)])
 
     async def revoke_key(self, key_id: str, *, actor: str = "command line") -> bool:
         """False where there is no such key. Idempotent."""
-        async with self._database.writing() as session:
-            row = await session.get(ApiKeyRow, key_id)
+
+        def work(session: Session) -> bool:
+            row = session.get(ApiKeyRow, key_id)
             if row is None:
                 return False
             if row.revoked_at is None:
@@ -82,12 +87,13 @@ class KeyStore:
                 audit.add(session, actor, "key.revoke", key_id)
             return True
 
+        return await self._database.write(work)
+
     async def authenticate(self, presented: str) -> ApiKey | None:
         """The live key whose text was presented, else None; takes as long for a wrong secret as for an unknown id."""
         prefix, _, rest = presented.partition("_")
         key_id, _, secret = rest.partition("_")
-        async with self._database.reading() as session:
-            row = await session.get(ApiKeyRow, key_id[:32]) if prefix == "pk" else None
+        row = await self._database.read(lambda session: session.get(ApiKeyRow, key_id[:32])) if prefix == "pk" else None
         expected = row.secret_sha256 if row is not None else _hash("")
         same = hmac.compare_digest(expected, _hash(secret))
         if row is None or not same:
@@ -100,10 +106,8 @@ class KeyStore:
         return key
 
     async def _touch(self, key_id: str, at: datetime) -> None:
-        async with self._database.writing() as session:
-            row = await session.get(ApiKeyRow, key_id)
-            if row is not None:
-                row.last_used_at = at
+        used = update(ApiKeyRow).where(ApiKeyRow.key_id == key_id).values(last_used_at=at)
+        await self._database.write(lambda session: session.execute(used) and None)
 
 
 def _hash(secret: str) -> str:

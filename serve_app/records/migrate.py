@@ -10,12 +10,12 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
+from sqlalchemy.orm import Session
 
-from serve_app.records.engine import Database
+from serve_app.records.engine import Database, open_database
 
 _MIGRATIONS = Path(__file__).parent / "migrations"
-_LOCK_ID = 0x70617261  # "para"
 
 
 def alembic_config(connection: Connection | None = None) -> Config:
@@ -26,14 +26,18 @@ def alembic_config(connection: Connection | None = None) -> Config:
 
 
 async def upgrade(url: str, revision: str = "head") -> None:
-    database = Database(url)
+    database = open_database(url)
     try:
-        if database.is_sqlite and database.url.database:
-            Path(database.url.database).parent.mkdir(parents=True, exist_ok=True)
-        async with database.writing() as session:
-            if not database.is_sqlite:
-                await session.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _LOCK_ID})
-            connection = await session.connection()
-            await connection.run_sync(lambda sync: command.upgrade(alembic_config(sync), revision))
+        await upgrade_database(database, revision)
     finally:
         await database.close()
+
+
+async def upgrade_database(database: Database, revision: str = "head") -> None:
+    def steps(session: Session) -> None:
+        database.lock(session, "schema", "migrations")
+        command.upgrade(alembic_config(session.connection()), revision)
+
+    if database.url.drivername == "sqlite" and database.url.database:
+        Path(database.url.database).parent.mkdir(parents=True, exist_ok=True)
+    await database.write(steps)

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import delete, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from serve_app.posts import Verdict
 from serve_app.records.engine import Database
@@ -20,7 +20,7 @@ VERDICTS = "parakh.verdicts"
 ERASURES = "parakh.erasures"
 
 
-def add(session: AsyncSession, topic: str, key: str, payload: Mapping[str, Any]) -> None:
+def add(session: Session, topic: str, key: str, payload: Mapping[str, Any]) -> None:
     session.add(
         OutboxRow(
             event_id=str(uuid.uuid4()),
@@ -47,8 +47,8 @@ def verdict_payload(verdict: Verdict) -> dict[str, Any]:
     }
 
 
-async def forget_verdicts(session: AsyncSession, key: str) -> None:
-    await session.execute(delete(OutboxRow).where(OutboxRow.key == key, OutboxRow.topic == VERDICTS))
+def forget_verdicts(session: Session, key: str) -> None:
+    session.execute(delete(OutboxRow).where(OutboxRow.key == key, OutboxRow.topic == VERDICTS))
 
 
 class OutboxStore:
@@ -58,13 +58,11 @@ class OutboxStore:
     async def pending(self, limit: int = 100) -> list[OutboxEvent]:
         """Unpublished events, oldest first."""
         query = select(OutboxRow).where(OutboxRow.published_at.is_(None)).order_by(OutboxRow.id).limit(limit)
-        async with self._database.reading() as session:
-            return [_event(row) for row in await session.scalars(query)]
+        return await self._database.read(lambda session: [_event(row) for row in session.scalars(query)])
 
     async def mark_published(self, ids: Sequence[int]) -> None:
         done = update(OutboxRow).where(OutboxRow.id.in_(ids)).values(published_at=datetime.now(UTC))
-        async with self._database.writing() as session:
-            await session.execute(done)
+        await self._database.write(lambda session: session.execute(done) and None)
 
 
 def _event(row: OutboxRow) -> OutboxEvent:

@@ -10,7 +10,7 @@ import json
 from datetime import datetime, timedelta
 
 from sqlalchemy import Select, delete, select, update
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Session
 
 from deployments.runtime.errors import ParakhError
 from serve_app.posts import Verdict
@@ -47,14 +47,15 @@ class PostStore:
         IdempotencyConflict, IdempotencyInProgress.
         """
         post = submission.post
-        async with self._database.writing() as session:
-            await self._lock(session, submission)
-            if await session.get(ErasureRow, post.post_id) is not None:
+
+        def work(session: Session) -> Ticket:
+            self._lock(session, submission)
+            if session.get(ErasureRow, post.post_id) is not None:
                 raise PostErased
             at = leases.now()
-            known_key = await _known_key(session, submission, at)
-            row, job, replayed = await _store(session, submission, at)
-            verdict = await _verdict(session, post.post_id, post.revision, policy_version) if replayed else None
+            known_key = _known_key(session, submission, at)
+            row, job, replayed = _store(session, submission, at)
+            verdict = _verdict(session, post.post_id, post.revision, policy_version) if replayed else None
             if submission.idempotency_key is not None and not known_key:
                 session.add(_key_row(submission, at, key_ttl_s, done=verdict is not None or lease_s is None))
             if verdict is not None:
@@ -69,86 +70,94 @@ class PostStore:
                 return Ticket("pending", replayed)
             return Ticket("leased", replayed, lease=leases.claim(job, row, lease_s, at))
 
+        return await self._database.write(work)
+
     async def conclude(self, lease: Lease, verdict: Verdict) -> Verdict:
         """Store the verdict, its event and the completion of its keys; returns the verdict that stands.
 
         Where another worker was faster, that is its verdict. Raises LeaseLost, PostErased.
         """
         post_id, revision = lease.post.post_id, lease.post.revision
-        async with self._database.writing() as session:
-            await self._database.lock(session, "post", post_id)
-            job = await session.get(JobRow, (post_id, revision))
-            stored = await _verdict(session, post_id, revision, verdict.decision.policy_version)
+
+        def work(session: Session) -> Verdict:
+            self._database.lock(session, "post", post_id)
+            job = session.get(JobRow, (post_id, revision))
+            stored = _verdict(session, post_id, revision, verdict.decision.policy_version)
             if job is None or not leases.holds(job, lease):
                 if stored is None:
-                    raise await _why_lost(session, post_id)
+                    raise _why_lost(session, post_id)
                 return stored
             if stored is None:
                 session.add(_verdict_row(verdict))
                 outbox.add(session, outbox.VERDICTS, post_id, outbox.verdict_payload(verdict))
             leases.finish(job, "done", None, leases.now())
-            await _complete_keys(session, post_id, revision)
+            _complete_keys(session, post_id, revision)
             return stored or verdict
+
+        return await self._database.write(work)
 
     async def find(self, post_id: str, revision: int | None = None) -> PostState:
         """The given or the newest revision, with its newest verdict. Raises PostNotFound."""
-        async with self._database.reading() as session:
-            found = (await session.execute(_post_and_job(post_id, revision))).first()
+
+        def work(session: Session) -> PostState:
+            found = (session.execute(_post_and_job(post_id, revision))).first()
             if found is None:
                 raise PostNotFound
             post, job = found
-            return _state(post, job, await _verdict(session, post_id, post.revision, None))
+            return _state(post, job, _verdict(session, post_id, post.revision, None))
+
+        return await self._database.read(work)
 
     async def purge_keys(self) -> None:
         """Forget Idempotency-Keys whose time is over."""
-        async with self._database.writing() as session:
-            await session.execute(delete(IdempotencyRow).where(IdempotencyRow.expires_at < leases.now()))
+        over = delete(IdempotencyRow).where(IdempotencyRow.expires_at < leases.now())
+        await self._database.write(lambda session: session.execute(over) and None)
 
-    async def _lock(self, session: AsyncSession, submission: Submission) -> None:
-        await self._database.lock(session, "post", submission.post.post_id)
+    def _lock(self, session: Session, submission: Submission) -> None:
+        self._database.lock(session, "post", submission.post.post_id)
         if submission.idempotency_key is not None:
-            await self._database.lock(session, "key", f"{submission.owner}:{submission.idempotency_key}")
+            self._database.lock(session, "key", f"{submission.owner}:{submission.idempotency_key}")
         if submission.media_sha256 is not None:
-            await self._database.lock(session, "media", submission.media_sha256)
+            self._database.lock(session, "media", submission.media_sha256)
 
 
-async def _known_key(session: AsyncSession, submission: Submission, at: datetime) -> bool:
+def _known_key(session: Session, submission: Submission, at: datetime) -> bool:
     if submission.idempotency_key is None:
         return False
-    row = await session.get(IdempotencyRow, (submission.owner, submission.idempotency_key))
+    row = session.get(IdempotencyRow, (submission.owner, submission.idempotency_key))
     if row is None:
         return False
     if row.expires_at <= at:
-        await session.delete(row)
-        await session.flush()
+        session.delete(row)
+        session.flush()
         return False
     if row.fingerprint != submission.fingerprint:
         raise IdempotencyConflict
     return True
 
 
-async def _store(session: AsyncSession, submission: Submission, at: datetime) -> tuple[PostRow, JobRow, bool]:
+def _store(session: Session, submission: Submission, at: datetime) -> tuple[PostRow, JobRow, bool]:
     """The post's row and job, and whether they were there before with the same content."""
     identity = (submission.post.post_id, submission.post.revision)
-    found = (await session.execute(_post_and_job(*identity))).first()
+    found = (session.execute(_post_and_job(*identity))).first()
     if found is not None:
         row, job = found
         if row.fingerprint == submission.fingerprint:
             return row, job, True
-        if job.status != "failed" or await _verdict(session, *identity, None) is not None:
+        if job.status != "failed" or _verdict(session, *identity, None) is not None:
             raise RevisionConflict
-        await session.execute(
+        session.execute(
             delete(IdempotencyRow).where(IdempotencyRow.post_id == identity[0], IdempotencyRow.revision == identity[1])
         )
         if row.media_sha256 is not None:
-            await session.merge(MediaGarbageRow(sha256=row.media_sha256, since=at))
+            session.merge(MediaGarbageRow(sha256=row.media_sha256, since=at))
         leases.reset(job, at)
         _fill(row, submission, at)
         return row, job, False
     row, job = PostRow(post_id=identity[0], revision=identity[1]), leases.new_job(submission, at)
     _fill(row, submission, at)
     session.add(row)
-    await session.flush()
+    session.flush()
     session.add(job)
     return row, job, False
 
@@ -165,8 +174,8 @@ def _post_and_job(post_id: str, revision: int | None) -> Select[PostRow, JobRow]
     return query.order_by(PostRow.revision.desc()).limit(1)
 
 
-async def _why_lost(session: AsyncSession, post_id: str) -> ParakhError:
-    return PostErased() if await session.get(ErasureRow, post_id) is not None else LeaseLost()
+def _why_lost(session: Session, post_id: str) -> ParakhError:
+    return PostErased() if session.get(ErasureRow, post_id) is not None else LeaseLost()
 
 
 def _fill(row: PostRow, submission: Submission, at: datetime) -> None:
@@ -190,7 +199,7 @@ def _key_row(submission: Submission, at: datetime, ttl_s: float, *, done: bool) 
     )
 
 
-async def _verdict(session: AsyncSession, post_id: str, revision: int, policy_version: str | None) -> Verdict | None:
+def _verdict(session: Session, post_id: str, revision: int, policy_version: str | None) -> Verdict | None:
     query = (
         select(VerdictRow.body)
         .where(VerdictRow.post_id == post_id, VerdictRow.revision == revision)
@@ -199,7 +208,7 @@ async def _verdict(session: AsyncSession, post_id: str, revision: int, policy_ve
     )
     if policy_version is not None:
         query = query.where(VerdictRow.policy_version == policy_version)
-    body = await session.scalar(query)
+    body = session.scalar(query)
     return None if body is None else Verdict.model_validate_json(body)
 
 
@@ -217,13 +226,13 @@ def _verdict_row(verdict: Verdict) -> VerdictRow:
     )
 
 
-async def _complete_keys(session: AsyncSession, post_id: str, revision: int) -> None:
+def _complete_keys(session: Session, post_id: str, revision: int) -> None:
     open_keys = update(IdempotencyRow).where(
         IdempotencyRow.post_id == post_id,
         IdempotencyRow.revision == revision,
         IdempotencyRow.completed_at.is_(None),
     )
-    await session.execute(open_keys.values(completed_at=leases.now()))
+    session.execute(open_keys.values(completed_at=leases.now()))
 
 
 def _state(post: PostRow, job: JobRow, verdict: Verdict | None) -> PostState:

@@ -8,11 +8,11 @@ from typing import Self
 from sqlalchemy import text
 
 from serve_app.records.audit import AuditStore
-from serve_app.records.engine import Database
+from serve_app.records.engine import open_database
 from serve_app.records.erasure import ErasureStore
 from serve_app.records.jobs import JobStore
 from serve_app.records.keys import KeyStore
-from serve_app.records.migrate import upgrade
+from serve_app.records.migrate import upgrade_database
 from serve_app.records.outbox import OutboxStore
 from serve_app.records.posts import PostStore
 
@@ -21,8 +21,7 @@ class Records:
     """Nothing is opened before `start` (or the first use); it may be built outside an event loop."""
 
     def __init__(self, url: str) -> None:
-        self._url = url
-        self._database = Database(url)
+        self._database = open_database(url)
         self._starting = asyncio.Lock()
         self._started = False
         self.posts = PostStore(self._database)
@@ -43,13 +42,12 @@ class Records:
         """Bring the schema up to date. Idempotent, and safe from several processes at once."""
         async with self._starting:
             if not self._started:
-                await upgrade(self._url)
+                await upgrade_database(self._database)
                 self._started = True
 
     async def ping(self) -> None:
         """Raises RecordsUnavailable."""
-        async with self._database.reading() as session:
-            await session.execute(text("SELECT 1"))
+        await self._database.read(lambda session: session.scalar(text("SELECT 1")))
 
     async def close(self) -> None:
         await self._database.close()

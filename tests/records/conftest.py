@@ -16,7 +16,7 @@ from deployments.runtime.values import ContentType
 from serve_app.http.fakes import verdict_of
 from serve_app.posts import Post, Verdict
 from serve_app.records import Records
-from serve_app.records.engine import async_url
+from serve_app.records.engine import database_url
 from serve_app.records.values import Submission
 
 POSTGRES_URL = os.environ.get("PARAKH_TEST_POSTGRES_URL")
@@ -31,7 +31,7 @@ async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         if os.environ.get("CI") == "true":
             pytest.fail("PARAKH_TEST_POSTGRES_URL is not set: CI must not skip PostgreSQL")
         pytest.skip("PARAKH_TEST_POSTGRES_URL is not set")
-    engine = create_async_engine(async_url(POSTGRES_URL))
+    engine = create_async_engine(database_url(POSTGRES_URL))
     async with engine.begin() as connection:
         await connection.execute(text("DROP SCHEMA public CASCADE"))
         await connection.execute(text("CREATE SCHEMA public"))

@@ -17,8 +17,7 @@ async def test_a_created_key_authenticates_and_its_secret_is_stored_nowhere(reco
     assert (found.key_id, sorted(found.scopes)) == (key.key_id, ["ingest", "read"])
     assert shown.startswith("pk_")
     secret = shown.split("_", 2)[2]
-    async with records._database.reading() as session:
-        rows = (await session.execute(text("SELECT * FROM api_keys"))).all()
+    rows = await records._database.read(lambda session: session.execute(text("SELECT * FROM api_keys")).all())
     assert secret not in str(rows)
 
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, inspect
+from sqlalchemy import Connection, inspect, text
+from sqlalchemy.orm import Session
 
 from serve_app.records import Records, upgrade
-from serve_app.records.engine import Database, async_url
+from serve_app.records.engine import database_url, open_database
 from serve_app.records.migrate import alembic_config
 from serve_app.records.tables import Table
 
@@ -24,19 +26,16 @@ def differences(connection: Connection) -> list[object]:
 
 async def test_migrations_and_tables_agree(url: str) -> None:
     await upgrade(url)
-    database = Database(url)
-    async with database.engine.connect() as connection:
-        assert await connection.run_sync(differences) == []
+    database = open_database(url)
+    assert await database.read(lambda session: differences(session.connection())) == []
     await database.close()
 
 
 async def test_down_and_up_again(url: str) -> None:
     await upgrade(url)
-    database = Database(url)
-    async with database.writing() as session:
-        connection = await session.connection()
-        await connection.run_sync(lambda sync: command.downgrade(alembic_config(sync), "base"))
-        left = await connection.run_sync(lambda sync: inspect(sync).get_table_names())
+    database = open_database(url)
+    await database.write(lambda session: command.downgrade(alembic_config(session.connection()), "base"))
+    left = await database.read(lambda session: inspect(session.connection()).get_table_names())
     assert left == ["alembic_version"]
     await database.close()
     await upgrade(url)
@@ -57,16 +56,16 @@ async def test_a_database_in_a_folder_that_is_not_there_yet(tmp_path: Path) -> N
 @pytest.mark.parametrize("url", ["sqlite://", "sqlite:///:memory:", "mysql://host/db"])
 def test_what_would_forget_or_is_unknown_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="give a"):
-        async_url(url)
+        database_url(url)
 
 
 async def test_sqlite_is_durable(tmp_path: Path) -> None:
-    database = Database(f"sqlite:///{tmp_path}/parakh.db")
-    async with database.writing() as session:
-        connection = await session.connection()
-        found = {
-            name: (await connection.exec_driver_sql(f"PRAGMA {name}")).scalar()
-            for name in ("journal_mode", "synchronous", "foreign_keys")
-        }
+    database = open_database(f"sqlite:///{tmp_path}/parakh.db")
+
+    def pragmas(session: Session) -> dict[str, Any]:
+        names = ("journal_mode", "synchronous", "foreign_keys")
+        return {name: session.scalar(text(f"PRAGMA {name}")) for name in names}
+
+    found = await database.write(pragmas)
     assert found == {"journal_mode": "wal", "synchronous": 2, "foreign_keys": 1}
     await database.close()

@@ -25,6 +25,11 @@ from serve_app.records.errors import (
 from serve_app.records.outbox import VERDICTS
 from tests.records.conftest import judged, submission, verdict_for
 
+
+async def execute(records: Records, statement: str) -> None:
+    await records._database.write(lambda session: session.execute(text(statement)) and None)
+
+
 FAILURE = error_object(ParakhError("did not decode"))
 
 
@@ -108,12 +113,10 @@ async def test_an_expired_lease_goes_to_the_next_and_the_first_verdict_stands(re
 async def test_verdict_event_and_key_are_one_transaction(records: Records) -> None:
     ticket = await records.posts.accept(submission(idempotency_key="k"), lease_s=60)
     assert ticket.lease is not None
-    async with records._database.writing() as session:
-        await session.execute(text("ALTER TABLE outbox RENAME TO outbox_away"))
+    await execute(records, "ALTER TABLE outbox RENAME TO outbox_away")
     with pytest.raises((RecordsUnavailable, ProgrammingError)):
         await records.posts.conclude(ticket.lease, verdict_for(submission()))
-    async with records._database.writing() as session:
-        await session.execute(text("ALTER TABLE outbox_away RENAME TO outbox"))
+    await execute(records, "ALTER TABLE outbox_away RENAME TO outbox")
     state = await records.posts.find("p1")
     assert (state.status, state.verdict) == ("running", None)
     with pytest.raises(IdempotencyInProgress):
@@ -244,8 +247,7 @@ async def test_the_audit_cannot_be_changed(records: Records) -> None:
     await records.keys.create_key("k", ["read"])
     for statement in ("UPDATE audit SET actor = 'nobody'", "DELETE FROM audit"):
         with pytest.raises(Exception, match="append-only"):
-            async with records._database.writing() as session:
-                await session.execute(text(statement))
+            await execute(records, statement)
     assert len(await records.audit.entries()) == 1
 
 
