@@ -64,6 +64,7 @@ class JobWorker:
         self._jobs = services.records.jobs
         self._running: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._stopping = False
         self._loop: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -72,11 +73,12 @@ class JobWorker:
 
     async def stop(self) -> None:
         """Give back what is running, for another worker to take at once."""
+        self._stopping = True
         tasks = [*self._running, *([self._loop] if self._loop else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._loop = None
+        self._loop, self._stopping = None, False
 
     def wake(self) -> None:
         """A job was just accepted: do not wait for the next look at the queue."""
@@ -85,7 +87,7 @@ class JobWorker:
     async def _run(self) -> None:
         next_housekeeping = 0.0
         clock = asyncio.get_running_loop().time
-        while True:
+        while not self._stopping:
             self._wake.clear()
             try:
                 claimed = await self._claim()
@@ -96,8 +98,9 @@ class JobWorker:
                 log.exception("the job queue could not be read")
                 claimed = 0
             if not claimed:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._wake.wait(), self._settings.poll_s)
+                with contextlib.suppress(TimeoutError):  # not wait_for: in 3.11 it can swallow a cancellation
+                    async with asyncio.timeout(self._settings.poll_s):
+                        await self._wake.wait()
 
     async def _claim(self) -> int:
         free = self._settings.concurrency - len(self._running)
