@@ -108,7 +108,7 @@ class AppConfig(Frozen):
             **given,
             "data_dir": data_dir,
             "models_dir": models_dir,
-            "records_url": given.get("records_url") or f"sqlite+aiosqlite:///{data_dir / 'records.db'}",
+            "records_url": given.get("records_url") or f"sqlite:///{data_dir / 'records.db'}",
             "media_store_url": given.get("media_store_url") or str(data_dir / "media"),
         }
         return apply_profile(profile, located, models_dir)

@@ -33,7 +33,7 @@ from serve_app.posts import MediaSource
 
 T = TypeVar("T")
 
-STATUS_TIMEOUT_S = 5.0
+STATUS_TIMEOUT_S = 3.0  # below the 5 s after which /readyz gives up on the whole graph
 FRESH_S = 10.0  # a pass that this ingress saw succeed so lately needs no asking
 
 _DIED = (

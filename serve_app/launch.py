@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Any, NoReturn
 
 import httpx
+import psutil
 import yaml
 
 SERVE_ENVIRONMENT = {
@@ -67,6 +68,11 @@ def write_config(
     return Path(file.name)
 
 
+def _heed_interrupt() -> None:
+    """A background job of a shell ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def _own_haproxy() -> dict[str, str]:
     """HAProxy's fixed ports and files, moved, so that a child server does not disturb another server here."""
     files = {
@@ -76,7 +82,7 @@ def _own_haproxy() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
     }
-    base = Path(tempfile.mkdtemp(prefix="parakh-haproxy-"))  # short: a socket's path has at most 107 characters
+    base = Path(tempfile.mkdtemp(prefix="ph-", dir="/tmp"))  # Ray adds 57 characters; HAProxy takes sockets of 97
     ports = {"RAY_SERVE_HAPROXY_STATS_PORT": free_port(), "RAY_SERVE_HAPROXY_METRICS_PORT": free_port()}
     return {name: str(base / file) for name, file in files.items()} | {name: str(n) for name, n in ports.items()}
 
@@ -107,6 +113,7 @@ class ServerProcess:
                 stdin=subprocess.DEVNULL,
                 env={**_own_haproxy(), **serve_environment()},
                 start_new_session=True,  # Ctrl-C in the terminal is ours to pass on
+                preexec_fn=_heed_interrupt,
             )
 
     @property
@@ -131,14 +138,28 @@ class ServerProcess:
         return "\n".join(self.log.read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
 
     def stop(self, timeout_s: float = 60.0) -> None:
-        """Ask for an orderly end, then end the process group: Ray's own processes follow their driver."""
+        """Ask for an orderly end, then end whatever is left of the session: Ray gives its processes own groups."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGINT)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(timeout_s)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self._process.pid, signal.SIGKILL)
+        self.kill()
+
+    def kill(self) -> None:
+        """kill -9 of every process of this server at once, as a power cut would."""
+        for process in self.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
         self._process.wait()
+
+    def processes(self) -> list[psutil.Process]:
+        """The launcher, Ray's daemons, HAProxy, the replicas: all that is in the server's session."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                if os.getsid(process.pid) == self._process.pid:
+                    found.append(process)
+        return found
 
     def __enter__(self) -> ServerProcess:
         return self

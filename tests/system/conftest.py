@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -47,15 +44,7 @@ class Server:
     def replica_pids(self, node: str) -> list[int]:
         """Of this server only: the processes of one node that descend from it."""
         title = f"ray::ServeReplica:parakh:{node}"
-        mine = psutil.Process(self.process.pid).children(recursive=True)
-        return [process.pid for process in mine if _title(process).startswith(title)]
-
-    def kill_everything(self) -> None:
-        """kill -9 of every process of the server at once, as a power cut would."""
-        parent = psutil.Process(self.process.pid)
-        for process in [*parent.children(recursive=True), parent]:
-            _kill(process.pid)
-        self.process.stop()
+        return [process.pid for process in self.process.processes() if _title(process).startswith(title)]
 
 
 def _title(process: psutil.Process) -> str:
@@ -63,11 +52,6 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return ""
-
-
-def _kill(pid: int) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGKILL)
 
 
 @pytest.fixture(scope="session")

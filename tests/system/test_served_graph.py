@@ -69,11 +69,7 @@ def test_the_unmodified_openai_client_is_served(server: Server) -> None:
 def test_a_base64_picture_is_judged(http: httpx.Client) -> None:
     pixel = base64.b64encode(bytes.fromhex(PNG_1X1)).decode()
     body = new_post("pixel", "image", None) | {"media_base64": pixel}
-    assert http.post("/v1/posts", json=body).json()["modalities"]["visual"] == {
-        **dict.fromkeys(("reason", "seconds", "tokens", "truncated")),
-        "status": "ok",
-        "frames": 1,
-    }
+    assert http.post("/v1/posts", json=body).json()["modalities"]["visual"] == {"status": "ok", "frames": 1}
 
 
 PNG_1X1 = (
@@ -165,7 +161,7 @@ def test_a_killed_server_forgets_nothing_that_it_accepted(server: Server, http: 
     for post_id in accepted:
         answer = http.post("/v1/posts", json=new_post(post_id), headers={"Prefer": "respond-async"})
         assert answer.status_code == 202
-    server.kill_everything()
+    server.process.kill()
     server.start()
     assert http.get("/v1/posts/answered").json() == answered
     for post_id in accepted:
