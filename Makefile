@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: help setup demo serve test lint bench clean
+.PHONY: help setup demo serve test lint bench
 help:
 	@echo "make setup   install everything into .venv"
 	@echo "make demo    start the server, moderate sample posts, stay up (ONCE=1: stop and check)"

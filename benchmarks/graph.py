@@ -20,7 +20,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import psutil
 import yaml
 
 from benchmarks.posts import BenchmarkPost, mix
@@ -76,15 +75,16 @@ def served(args: dict[str, Any], scratch: Path, seconds: float, loops: Loops) ->
         "http_options": {"host": "127.0.0.1", "port": port, "request_timeout_s": 75},
         "applications": [{"name": "parakh", "route_prefix": "/", "import_path": "serve_app.main:build", "args": args}],
     }
+    posts = mix(10)
     file = scratch / "serve.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     with ServerProcess(file, port=port, log=scratch / "serve.log") as server:
         server.wait_ready()
         loops.wait_loaded()
-        asyncio.run(load(server.url, mix(10), concurrency=4, seconds=2))  # first requests pay for lazy imports
-        single = asyncio.run(load(server.url, mix(10), concurrency=1, seconds=seconds / 2))
-        eight = asyncio.run(load(server.url, mix(10), concurrency=8, seconds=seconds))
-        memory = replica_memory()
+        asyncio.run(load(server.url, posts, concurrency=4, seconds=2))  # first requests pay for lazy imports
+        single = asyncio.run(load(server.url, posts, concurrency=1, seconds=seconds / 2))
+        eight = asyncio.run(load(server.url, posts, concurrency=8, seconds=seconds))
+        memory = replica_memory(server)
     looped = loops.run(seconds)
     rows = [against("graph_vs_loop_throughput", eight.per_second, "posts/s", looped)]
     for name, result in (("c1", single), ("c8", eight)):
@@ -103,22 +103,27 @@ class LoadResult:
 
 
 async def load(url: str, posts: Sequence[BenchmarkPost], *, concurrency: int, seconds: float) -> LoadResult:
-    """Closed loop: each of `concurrency` clients posts the mix until the time is over, then finishes its last one."""
+    """Closed loop of `concurrency` clients. Throughput is counted between the first and the last answer that came
+    with every client busy, so that neither the empty start nor the emptying end weighs on it."""
     result = LoadResult()
     started = time.perf_counter()
     numbers = iter(range(10**9))
+    answered: list[float] = []
 
     async def client(http: httpx.AsyncClient) -> None:
         while time.perf_counter() - started < seconds:
             number = next(numbers)
             sent = time.perf_counter()
             answer = await send(http, posts[number % len(posts)], f"{concurrency}-{number}-{time.time_ns()}")
-            result.latencies_s.append(time.perf_counter() - sent)
+            now = time.perf_counter()
+            result.latencies_s.append(now - sent)
             result.failed += answer.status_code != 200
+            if now - started < seconds:
+                answered.append(now)
 
     async with httpx.AsyncClient(base_url=url, timeout=90) as http:
         await asyncio.gather(*(client(http) for _ in range(concurrency)))
-    result.per_second = (len(result.latencies_s) - result.failed) / (time.perf_counter() - started)
+    result.per_second = (len(answered) - 1) / (answered[-1] - answered[0])
     return result
 
 
@@ -135,11 +140,11 @@ async def send(http: httpx.AsyncClient, post: BenchmarkPost, post_id: str) -> ht
     return await http.post("/v1/posts", data={"post": json.dumps(body)}, files={"media": ("media", post.media)})
 
 
-def replica_memory() -> dict[str, float]:
-    """Node -> unique set size in MiB, of Serve's replicas of this application."""
+def replica_memory(server: ServerProcess) -> dict[str, float]:
+    """Node -> unique set size in MiB of its replica; the baseline runs one replica of each."""
     memory = {}
-    for process in psutil.process_iter(["cmdline"]):
-        title = " ".join(process.info["cmdline"] or [])
+    for process in server.processes():
+        title = " ".join(process.cmdline())
         if "ray::ServeReplica:parakh:" in title:
             name = title.split("ray::ServeReplica:parakh:")[1].split()[0].split(".")[0]
             memory[name] = process.memory_full_info().uss / 2**20
@@ -182,20 +187,16 @@ class Loops:
 
 def _loop(args: dict[str, Any], core: int, loaded: Any, start: Any, seconds: Any, answers: Any) -> None:
     """One single-core process: the pipeline over in-process nodes, one post after the other."""
-    asyncio.run(_moderate_in_loop(args, core, loaded, start, seconds, answers))
+    os.sched_setaffinity(0, {core})  # before any thread or child exists: all inherit it
+    asyncio.run(_moderate_in_loop(args, loaded, start, seconds, answers))
 
 
-async def _moderate_in_loop(
-    args: dict[str, Any], core: int, loaded: Any, start: Any, seconds: Any, answers: Any
-) -> None:
+async def _moderate_in_loop(args: dict[str, Any], loaded: Any, start: Any, seconds: Any, answers: Any) -> None:
     nodes = LocalNodes(AppConfig.model_validate(args))
     pipeline = Pipeline(nodes, default_policy())
     posts = mix(10)
     for post in posts:
         await _moderate(pipeline, post)
-    os.sched_setaffinity(0, {core})
-    for child in psutil.Process().children(recursive=True):  # the decoding child belongs to this core too
-        child.cpu_affinity([core])
     await asyncio.to_thread(loaded.wait)
     await asyncio.to_thread(start.wait)
     done, started = 0, time.perf_counter()
@@ -256,12 +257,13 @@ class Poisonable:
 
 def poisoned(given: Options) -> list[Row]:
     """Throughput of good items with 1 % poisoned ones among them, against none; medians of alternating runs."""
-    rounds = 3 if given.quick else 7
+    rounds = 2 if given.quick else 7
     rows = []
-    for name, late in (("poisoned_1pct_vs_clean_throughput", False), ("poisoned_late_1pct_vs_clean_throughput", True)):
+    kinds = {"poisoned_1pct_vs_clean_throughput": False, "poisoned_late_1pct_vs_clean_throughput": True}
+    for name, late in list(kinds.items())[: 1 if given.quick else 2]:
         rates: dict[bool, list[float]] = {True: [], False: []}
-        for _ in range(rounds):
-            for poison in (False, True):
+        for number in range(rounds):
+            for poison in (False, True) if number % 2 else (True, False):
                 rates[poison].append(asyncio.run(_feed(Poisonable(late=late), poison)))
         rows.append(against(name, median(rates[True]), "items/s", median(rates[False])))
     return rows

@@ -15,8 +15,9 @@ import yaml
 from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
+from rich.text import Text
 
-from deployments.runtime.errors import ModelError, ParakhError
+from deployments.runtime.errors import InvalidInput, ParakhError
 from serve_app.config import AppConfig
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
@@ -40,7 +41,7 @@ def main() -> None:
     try:
         app()
     except (ParakhError, ConfigError) as error:
-        _fail(str(error), code=1 if isinstance(error, ModelError) else 2)
+        _fail(str(error), code=2 if isinstance(error, InvalidInput | ConfigError) else 1)
 
 
 class ConfigError(Exception):
@@ -75,7 +76,7 @@ def _application_args(path: Path) -> dict[str, object]:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    errors.print(f"[bold red]parakh:[/] {message}", highlight=False, soft_wrap=True)
+    errors.print("[bold red]parakh:[/]", Text(message), highlight=False, soft_wrap=True)
     sys.exit(code)
 
 
@@ -121,7 +122,7 @@ def moderate(
     if not as_json:
         console.print(verdict_table(outcomes))
         for line in model_lines([outcome.verdict for outcome in outcomes if outcome.verdict]):
-            console.print(line, style="dim", highlight=False)
+            console.print(line, style="dim", highlight=False, markup=False)
         console.print(settings.profile_note, style="italic")
     if any(outcome.error for outcome in outcomes):
         raise typer.Exit(1)

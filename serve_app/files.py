@@ -11,8 +11,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from deployments.policy.policy import Policy, default_policy
-from deployments.runtime.errors import InvalidInput, ParakhError, TooLarge
+from deployments.runtime.errors import InvalidInput, ModelError, ParakhError, TooLarge
 from deployments.runtime.values import ContentType
 from serve_app.config import AppConfig
 from serve_app.local_nodes import LocalNodes
@@ -42,8 +44,10 @@ async def moderate_files(
             try:
                 post, media = _read(path, caption, language, config.media.settings.max_bytes)
                 yield Outcome(str(path), verdict=await pipeline.moderate(post, media))
-            except (InvalidInput, OSError) as error:
-                yield Outcome(str(path), error=error if isinstance(error, ParakhError) else InvalidInput(_plain(error)))
+            except ModelError:
+                raise
+            except (ParakhError, ValidationError, OSError) as error:
+                yield Outcome(str(path), error=_told(error))
     finally:
         await nodes.close()
 
@@ -84,5 +88,10 @@ def _content_type(path: Path) -> ContentType:
     return {"image": ContentType.IMAGE, "audio": ContentType.AUDIO}.get(kind.split("/")[0], ContentType.VIDEO)
 
 
-def _plain(error: OSError) -> str:
-    return f"The file cannot be read: {error.strerror or type(error).__name__}."
+def _told(error: ParakhError | ValidationError | OSError) -> ParakhError:
+    if isinstance(error, ParakhError):
+        return error
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return InvalidInput(f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    return InvalidInput(f"The file cannot be read: {error.strerror or type(error).__name__}.")

@@ -8,6 +8,7 @@ What Ray raises becomes a ParakhError here, and nowhere else.
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Awaitable, Mapping
@@ -32,6 +33,8 @@ from serve_app.nodes import Decoded
 from serve_app.posts import MediaSource
 
 T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
 
 STATUS_TIMEOUT_S = 3.0  # below the 5 s after which /readyz gives up on the whole graph
 FRESH_S = 10.0  # a pass that this ingress saw succeed so lately needs no asking
@@ -124,10 +127,15 @@ class RayNodes:
         try:
             async with asyncio.timeout(STATUS_TIMEOUT_S):
                 status: NodeStatus = await _translated(self._handles[name].status.remote())
+        except Overloaded:
+            return NodeStatus(name, "ready", "its queue is full", None, self._cards.get(name))
         except TimeoutError:  # no replica yet, none any more, or one that hangs
             return NodeStatus(name, "loading", f"no replica answered within {STATUS_TIMEOUT_S:.0f} s")
         except ParakhError as error:
             return NodeStatus(name, "sick", str(error))
+        except Exception:  # one node's strange failure must not hide the others
+            logger.exception("%s: its status could not be read", name)
+            return NodeStatus(name, "sick", "its status could not be read; the log says why")
         if status.model is not None:
             self._cards[name] = status.model
         return status

@@ -21,7 +21,8 @@ async def create(config: AppConfig, name: str, scopes: Sequence[str], days: int 
 
 async def table(config: AppConfig) -> Table:
     rows = Table(title="API keys")
-    for heading in ("id", "name", "scopes", "state", "created", "last used"):
+    rows.add_column("id", no_wrap=True)
+    for heading in ("name", "scopes", "state", "created", "last used"):
         rows.add_column(heading)
     async with _records(config) as records:
         for key in await records.keys.list_keys():

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -30,6 +31,8 @@ SERVE_ENVIRONMENT = {
     "RAY_worker_niceness": "0",  # the default, 15, lets any other process starve the replicas
     "RAY_ADDRESS": "local",  # a Ray of our own: one that runs already was not started with these settings
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",  # the default, 0.1, is the largest part of an idle server's CPU
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "2000",  # default 100, in every replica
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",  # one machine: nobody needs 30 s to notice
 }
 
@@ -73,7 +76,7 @@ def _heed_interrupt() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _own_haproxy() -> dict[str, str]:
+def _own_haproxy(base: Path) -> dict[str, str]:
     """HAProxy's fixed ports and files, moved, so that a child server does not disturb another server here."""
     files = {
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": "haproxy.cfg",
@@ -82,9 +85,13 @@ def _own_haproxy() -> dict[str, str]:
         "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": "server-state",
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": "metrics.sock",
     }
-    base = Path(tempfile.mkdtemp(prefix="ph-", dir="/tmp"))  # Ray adds 57 characters; HAProxy takes sockets of 97
     ports = {"RAY_SERVE_HAPROXY_STATS_PORT": free_port(), "RAY_SERVE_HAPROXY_METRICS_PORT": free_port()}
     return {name: str(base / file) for name, file in files.items()} | {name: str(n) for name, n in ports.items()}
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def free_port() -> int:
@@ -101,9 +108,12 @@ class ServerProcess:
     """`serve run` as a child with its log in a file; a context manager that stops what it started."""
 
     def __init__(self, config: Path, *, port: int, log: Path) -> None:
-        """`config` must name `port` in its http_options."""
+        """`config` must name `port` in its http_options. Raises ServerFailed where something listens there already."""
+        if _listens(port):
+            raise ServerFailed(f"something listens on 127.0.0.1:{port} already; stop it, or choose another port")
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
+        self._scratch = Path(tempfile.mkdtemp(prefix="ph-", dir="/tmp"))  # Ray adds 57 characters, HAProxy takes 97
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             self._process = subprocess.Popen(  # noqa: S603
@@ -111,7 +121,7 @@ class ServerProcess:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env={**_own_haproxy(), **serve_environment()},
+                env={**_own_haproxy(self._scratch), **serve_environment()},
                 start_new_session=True,  # Ctrl-C in the terminal is ours to pass on
                 preexec_fn=_heed_interrupt,
             )
@@ -151,6 +161,7 @@ class ServerProcess:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self._process.wait()
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def processes(self) -> list[psutil.Process]:
         """The launcher, Ray's daemons, HAProxy, the replicas: all that is in the server's session."""

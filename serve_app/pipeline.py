@@ -12,22 +12,25 @@ import asyncio
 import dataclasses
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from deployments.fusion.head import FusionInput, FusionOutput
 from deployments.policy.policy import Policy
 from deployments.runtime.errors import (
     DeadlineExceeded,
     InvalidInput,
+    ModelError,
     NodeUnavailable,
     NotFound,
+    Overloaded,
     ParakhError,
     UndecodableMedia,
 )
@@ -70,6 +73,7 @@ class _Judged:
     sound: Embeddings | None = None
     text: TextEmbedding | None = None
     statuses: dict[Modality, ModalityStatus] = field(default_factory=lambda: dict.fromkeys(Modality, MISSING))
+    errors: list[Exception] = field(default_factory=list)  # of the encoders that failed
     models: dict[str, ModelReport] = field(default_factory=dict)
     timings_s: dict[str, float] = field(default_factory=dict)
 
@@ -94,19 +98,28 @@ class Pipeline:
     def policy(self) -> Policy:
         return self._policy
 
-    async def moderate(self, post: Post, media: MediaSource | None, *, deadline_s: float | None = None) -> Verdict:
-        """Judge one post.
+    async def moderate(
+        self,
+        post: Post,
+        media: MediaSource | None,
+        *,
+        deadline_s: float | None = None,
+        wait_for_nodes: bool = False,
+    ) -> Verdict:
+        """Judge one post. With `wait_for_nodes` a modality whose node is down raises instead of being left out:
+        for callers that can try again later.
 
         Raises:
             TooLarge, UnsupportedMedia, UrlRefused, FetchFailed: the media was refused at the door.
-            UndecodableMedia: the media does not decode and there is no text to judge instead.
+            UndecodableMedia: nothing of the post can be judged, and asking again would not help.
             InvalidInput: there is nothing to judge.
+            Overloaded: a node's queue is full.
             NodeUnavailable: every modality failed for want of a node, or fusion did.
             DeadlineExceeded: `deadline_s` passed.
         """
         try:
             async with asyncio.timeout(deadline_s):
-                return await self._moderate(post, media)
+                return await self._moderate(post, media, wait_for_nodes)
         except TimeoutError:
             raise DeadlineExceeded from None
 
@@ -132,14 +145,20 @@ class Pipeline:
         """Models seen so far in statuses and results, by node."""
         return self._models
 
-    async def _moderate(self, post: Post, media: MediaSource | None) -> Verdict:
+    async def _moderate(self, post: Post, media: MediaSource | None, wait_for_nodes: bool) -> Verdict:
         caption = (post.caption or "").strip()
         if media is None and not caption:
             raise InvalidInput("The post has neither media nor a caption to judge.", param="caption")
         judged = _Judged()
-        await asyncio.gather(self._judge_media(media, judged, bool(caption)), self._judge_text(caption, judged))
-        if not any(status.usable for status in judged.statuses.values()):
-            raise _nothing_left(judged.statuses)
+        async with _together() as judging:
+            judging.create_task(self._judge_media(media, judged, bool(caption)))
+            judging.create_task(self._judge_text(caption, judged))
+        down = next((error for error in judged.errors if isinstance(error, NodeUnavailable)), None)
+        nothing_left = not any(status.usable for status in judged.statuses.values())
+        if down is not None and (wait_for_nodes or nothing_left):
+            raise down
+        if nothing_left:
+            raise _nothing_left(judged)
         with judged.timed("fusion"):
             output, card = await _retried(
                 lambda: self._nodes.fuse(FusionInput(frames=judged.frames, sound=judged.sound, text=judged.text))
@@ -162,7 +181,9 @@ class Pipeline:
         judged.media = decoded.media
         judged.statuses[Modality.VISUAL] = decoded.media.visual
         judged.statuses[Modality.AUDIO] = decoded.media.audio
-        await asyncio.gather(self._judge_frames(decoded, judged), self._judge_sound(decoded, judged))
+        async with _together() as judging:
+            judging.create_task(self._judge_frames(decoded, judged))
+            judging.create_task(self._judge_sound(decoded, judged))
 
     async def _judge_frames(self, decoded: Decoded, judged: _Judged) -> None:
         if decoded.frames is None:
@@ -170,8 +191,15 @@ class Pipeline:
         frames = await self._encoded(
             "clip", Modality.VISUAL, judged, lambda: self._nodes.encode_frames(decoded.frames), decoded.media.visual
         )
-        if frames is not None:
-            judged.frames = dataclasses.replace(frames, times_s=decoded.media.frame_times_s)
+        times_s = decoded.media.frame_times_s
+        if (
+            frames is not None
+            and frames.times_s is None
+            and times_s is not None
+            and len(frames.vectors) == len(times_s)
+        ):
+            frames = dataclasses.replace(frames, times_s=times_s)  # one vector per frame; a video encoder sets its own
+        judged.frames = frames
 
     async def _judge_sound(self, decoded: Decoded, judged: _Judged) -> None:
         if decoded.sound is None:
@@ -206,11 +234,15 @@ class Pipeline:
         try:
             with judged.timed(node):
                 result = await _retried(encode)
+        except (Overloaded, ModelError):  # the whole post can wait; a model that cannot load is no fault of the post
+            raise
         except ParakhError as error:
+            judged.errors.append(error)
             judged.statuses[modality] = ModalityStatus(Status.FAILED, reason=f"{node}: {error}")
             return None
-        except Exception:  # a poisoned input must cost its own modality, not the post
+        except Exception as error:  # a poisoned input must cost its own modality, not the post
             logger.exception("%s failed on one input", node)
+            judged.errors.append(error)
             judged.statuses[modality] = ModalityStatus(Status.FAILED, reason=f"{node}: failed on this input")
             return None
         judged.statuses[modality] = status_if_ok
@@ -234,6 +266,7 @@ class Pipeline:
             revision=post.revision,
             nsfw_score=output.nsfw_score,
             category_scores=output.category_scores,
+            severity={n: self._policy.severity_of(s) for n, s in output.category_scores.items() if n != "safe"},
             created_at=post.created_at,
             decided_at=now,
             age_s=max(0.0, (now - post.created_at).total_seconds()),
@@ -262,11 +295,32 @@ async def _retried(call: Callable[[], Awaitable[T]]) -> T:
         return await call()
 
 
-def _nothing_left(statuses: Mapping[Modality, ModalityStatus]) -> ParakhError:
-    reasons = "; ".join(f"{m}: {s.reason}" for m, s in statuses.items() if s.status is Status.FAILED)
-    if not reasons:
-        return UndecodableMedia("The media holds neither pictures nor sound, and there is no caption.")
-    return NodeUnavailable(f"No modality of the post could be judged ({reasons}).")
+@asynccontextmanager
+async def _together() -> AsyncIterator[asyncio.TaskGroup]:
+    """A TaskGroup whose first error comes out as itself; the tasks beside it are cancelled."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except ExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+def _with_times(frames: Embeddings, times_s: NDArray[np.float32] | None) -> Embeddings:
+    """One vector a frame gets the frames' times; an encoder of whole clips has set its own."""
+    if frames.times_s is None and times_s is not None and len(frames.vectors) == len(times_s):
+        return dataclasses.replace(frames, times_s=times_s)
+    return frames
+
+
+def _nothing_left(judged: _Judged) -> ParakhError:
+    """Nodes are well, and still nothing could be judged: the post's own fault, so that nobody asks again for ever."""
+    refused = next((error for error in judged.errors if isinstance(error, InvalidInput)), None)
+    if refused is not None:
+        return refused
+    reasons = "; ".join(f"{m}: {s.reason}" for m, s in judged.statuses.items() if s.status is Status.FAILED)
+    if reasons:
+        return UndecodableMedia(f"Nothing of the post can be judged ({reasons}).")
+    return UndecodableMedia("The media holds neither pictures nor sound, and there is no caption.")
 
 
 def _language(post: Post, caption: str) -> LanguageReport | None:

@@ -112,6 +112,7 @@ class Verdict(Frozen):
     revision: int
     nsfw_score: float  # 1 - P(safe)
     category_scores: Mapping[str, float]  # seven, summing to 1
+    severity: Mapping[str, int]  # 0, 2, 4 or 6 for each category but `safe`, by the policy's steps
     created_at: datetime
     decided_at: datetime
     age_s: float  # decided_at - created_at

@@ -29,20 +29,21 @@ def _row(outcome: Outcome) -> list[str | Text]:
     if outcome.verdict is None:
         error = outcome.error
         code = f"{error.status} {error.code}" if error else "error"
-        return [outcome.source, Text(code, style="magenta"), "", "", "", "", str(error)]
+        return [Text(outcome.source), Text(code, style="magenta"), "", "", "", "", Text(str(error))]
     verdict = outcome.verdict
+    judged = [f"{m}: {_modality(r)}" for m, r in verdict.modalities.items() if r.status is not Status.MISSING]
     action = Text(verdict.decision.action, style=_ACTION_STYLES.get(verdict.decision.action, ""))
     language = (
         verdict.language.tag + (" (identified)" if verdict.language.identified else "") if verdict.language else ""
     )
     return [
-        outcome.source,
+        Text(outcome.source),  # Text: what users name their files is not markup
         action,
         f"{verdict.nsfw_score:.3f}",
         strongest_category(verdict),
-        "\n".join(f"{m}: {_modality(r)}" for m, r in verdict.modalities.items() if r.status is not Status.MISSING),
+        Text("\n".join(judged)),
         language,
-        verdict.decision.reason,
+        Text(verdict.decision.reason),
     ]
 
 
@@ -75,7 +76,7 @@ def inventory_table(models: Sequence[ModelFile]) -> Table:
         table.add_column(heading, overflow="fold")
     marks = {True: Text("yes", style="green"), False: Text("missing", style="bold red"), None: Text("at load")}
     for model in models:
-        table.add_row(model.node, model.model, marks[model.present], model.where)
+        table.add_row(model.node, model.model, marks[model.present], Text(model.where))
     return table
 
 
@@ -91,6 +92,6 @@ def status_table(statuses: Sequence[NodeStatus]) -> Table:
             f"{model.name} {model.version}" if model else "",
             model.weights if model else "",
             f"{model.device} {model.precision}" if model else "",
-            status.reason or (model.note if model else ""),
+            Text(status.reason or (model.note if model else "")),
         )
     return table

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,9 +16,11 @@ from deployments.runtime.errors import (
     InvalidInput,
     NodeUnavailable,
     NotFound,
+    Overloaded,
     TooLarge,
     UndecodableMedia,
     UnsupportedMedia,
+    WrongWeights,
 )
 from deployments.runtime.values import ContentType, Embeddings, Modality, Status, TextEmbedding
 from serve_app.config import AppConfig
@@ -153,6 +156,45 @@ async def test_broken_media_with_text_is_judged_by_the_text_and_reviewed(pipelin
     assert verdict.modalities[Modality.VISUAL].status is Status.FAILED
     assert verdict.modalities[Modality.TEXT].status is Status.OK
     assert verdict.decision.action in ("review", "block")
+
+
+async def test_a_full_queue_is_told_as_such_and_not_stored_as_a_verdict(
+    nodes: FaultyNodes, pipeline: Pipeline, png: bytes
+) -> None:
+    nodes.faults["encode_text"] = [Overloaded(retry_after_s=7)]
+    with pytest.raises(Overloaded) as told:
+        await pipeline.moderate(post("hello", "image"), MediaSource(data=png))
+    assert told.value.retry_after_s == 7
+
+
+async def test_a_poisoned_text_is_the_posts_own_fault(nodes: FaultyNodes, pipeline: Pipeline) -> None:
+    nodes.faults["encode_text"] = [ValueError("boom")]
+    with pytest.raises(UndecodableMedia):
+        await pipeline.moderate(post("hello", "text"), None)
+    nodes.faults["encode_text"] = [InvalidInput("no words in it")]
+    with pytest.raises(InvalidInput, match="no words in it"):
+        await pipeline.moderate(post("hello", "text"), None)
+
+
+async def test_who_can_wait_gets_no_verdict_without_a_node_that_is_down(
+    nodes: FaultyNodes, pipeline: Pipeline, png: bytes
+) -> None:
+    nodes.faults["encode_frames"] = [NodeUnavailable(), NodeUnavailable()] * 2
+    with pytest.raises(NodeUnavailable):
+        await pipeline.moderate(post("hello", "image"), MediaSource(data=png), wait_for_nodes=True)
+    verdict = await pipeline.moderate(post("hello", "image"), MediaSource(data=png))
+    assert verdict.modalities[Modality.VISUAL].status is Status.FAILED
+
+
+async def test_a_head_never_runs_over_an_encoder_it_was_not_trained_on(fake_config: AppConfig, png: bytes) -> None:
+    card = fake_config.fusion.head.artefact / "card.json"
+    details = json.loads(card.read_text())
+    details["encoders"] = {"visual": {"name": "another", "version": "1", "dimension": 48}}
+    card.write_text(json.dumps(details))
+    nodes = LocalNodes(fake_config)
+    with pytest.raises(WrongWeights, match="another"):
+        await Pipeline(nodes, default_policy()).moderate(post(None, "image"), MediaSource(data=png))
+    await nodes.close()
 
 
 @pytest.mark.parametrize("caption", [None, "with a caption"])

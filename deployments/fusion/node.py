@@ -29,7 +29,10 @@ class FusionNode:
         self._head.check_encoders(cards)
 
     async def fuse(self, parts: FusionInput) -> tuple[FusionOutput, ModelCard]:
-        """Raises InvalidInput where an embedding does not fit the head."""
+        """Raises WrongWeights where an encoder is not the one the head was trained on, InvalidInput where an embedding
+        does not fit it. Checked for each post, because an encoder may be redeployed under a running head."""
+        made_by = {Modality.VISUAL: parts.frames, Modality.AUDIO: parts.sound, Modality.TEXT: parts.text}
+        self._head.check_encoders({m: e.model for m, e in made_by.items() if e is not None and e.model is not None})
         try:
             output = await asyncio.to_thread(self._head.predict, parts)
         except InvalidInput:

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from serve_app.config import AppConfig
 from serve_app.demo import samples
@@ -54,7 +55,8 @@ def show(url: str, console: Console) -> bool:
         checks += [("embeddings", check) for check in _contrasts(client)]
     for name, check in checks:
         mark = "[green]ok  [/]" if check.passed else "[bold red]FAIL[/]"
-        console.print(f"{mark} {name}: {check.what}" + (f" ({check.detail})" if check.detail else ""), highlight=False)
+        detail = f" ({check.detail})" if check.detail else ""
+        console.print(mark, Text(f"{name}: {check.what}{detail}"), highlight=False)
     return all(check.passed for _, check in checks)
 
 
@@ -111,7 +113,7 @@ def _verdicts(answers: list[tuple[SamplePost, int, dict[str, Any]]]) -> Table:
     for sample, code, body in answers:
         if code != 200:
             error = body.get("error", {})
-            table.add_row(sample.name, f"{code} {error.get('code')}", "", str(error.get("message")), "", "", "")
+            table.add_row(sample.name, f"{code} {error.get('code')}", "", Text(str(error.get("message"))), "", "", "")
             continue
         scores = sorted(body["category_scores"].items(), key=lambda pair: -pair[1])
         judged = [f"{name} {report['status']}" for name, report in body["modalities"].items()]
@@ -148,7 +150,7 @@ def _stay(url: str, console: Console) -> None:
         f"curl {url}/v1/posts -F 'post={post};type=application/json' -F media=@photo.jpg",
         f"curl {url}/v1/posts/my-first\n",
     ):
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
     try:
         while True:
             time.sleep(3600)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 import os
+import re
 import signal
 import time
 from collections import Counter
@@ -21,7 +22,7 @@ from benchmarks.posts import make_video
 from serve_app.demo.checks import cosine
 from serve_app.demo.run import show
 from serve_app.demo.samples import PARAPHRASE, THREAT_HI, UNRELATED
-from tests.system.conftest import Server
+from tests.system.conftest import ROOT, Server
 
 PROMISED_FORWARD_AGE_S = 30
 
@@ -64,6 +65,12 @@ def test_the_unmodified_openai_client_is_served(server: Server) -> None:
     assert set(result.categories.model_dump()) == set(result.category_scores.model_dump())
     near, translation, far = client.embeddings.create(model="xlmr", input=[*PARAPHRASE, UNRELATED]).data
     assert cosine(near.embedding, translation.embedding) > cosine(near.embedding, far.embedding)
+
+
+def test_the_readmes_python_runs_as_printed(server: Server, capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    exec(compile(code.replace("http://127.0.0.1:8000", server.url), "README.md", "exec"), {})
+    assert capsys.readouterr().out.startswith(("True ", "False "))
 
 
 def test_a_base64_picture_is_judged(http: httpx.Client) -> None:
