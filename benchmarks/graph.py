@@ -44,11 +44,12 @@ POISON = 0.123
 
 def main() -> None:
     given = options(__doc__ or "")
-    seconds = 8.0 if given.quick else 40.0
+    seconds = 8.0 if given.quick else 60.0
+    posts = mix(10)
     with tempfile.TemporaryDirectory(prefix="parakh-bench-") as scratch:
         args = full_shapes(Path(scratch))
-        loops = Loops(args, processes=os.cpu_count() or 1)  # they load while the server starts
-        rows = served(args, Path(scratch), seconds, loops)
+        loops = Loops(args, posts, processes=os.cpu_count() or 1)  # they load while the server starts
+        rows = served(args, posts, Path(scratch), seconds, loops)
     rows += poisoned(given)
     report("graph: whole posts, served against looped", rows, given)
 
@@ -68,14 +69,15 @@ def full_shapes(scratch: Path) -> dict[str, Any]:
     }
 
 
-def served(args: dict[str, Any], scratch: Path, seconds: float, loops: Loops) -> list[Row]:
+def served(
+    args: dict[str, Any], posts: Sequence[BenchmarkPost], scratch: Path, seconds: float, loops: Loops
+) -> list[Row]:
     port = free_port()
     config = {
         "proxy_location": "EveryNode",
         "http_options": {"host": "127.0.0.1", "port": port, "request_timeout_s": 75},
         "applications": [{"name": "parakh", "route_prefix": "/", "import_path": "serve_app.main:build", "args": args}],
     }
-    posts = mix(10)
     file = scratch / "serve.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     with ServerProcess(file, port=port, log=scratch / "serve.log") as server:
@@ -154,7 +156,7 @@ def replica_memory(server: ServerProcess) -> dict[str, float]:
 class Loops:
     """The baseline's processes: they load at once, and moderate when told."""
 
-    def __init__(self, args: dict[str, Any], processes: int) -> None:
+    def __init__(self, args: dict[str, Any], posts: Sequence[BenchmarkPost], processes: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._loaded = context.Barrier(processes + 1)
         self._seconds: Any = context.Value("d", 0.0)
@@ -164,7 +166,7 @@ class Loops:
         self._processes = [
             context.Process(
                 target=_loop,
-                args=(args, cores[i], self._loaded, self._start, self._seconds, self._answers),
+                args=(args, posts, cores[i], self._loaded, self._start, self._seconds, self._answers),
                 daemon=True,
             )
             for i in range(processes)
@@ -185,22 +187,31 @@ class Loops:
         return float(sum(rates))
 
 
-def _loop(args: dict[str, Any], core: int, loaded: Any, start: Any, seconds: Any, answers: Any) -> None:
+def _loop(
+    args: dict[str, Any],
+    posts: Sequence[BenchmarkPost],
+    core: int,
+    loaded: Any,
+    start: Any,
+    seconds: Any,
+    answers: Any,
+) -> None:
     """One single-core process: the pipeline over in-process nodes, one post after the other."""
     os.sched_setaffinity(0, {core})  # before any thread or child exists: all inherit it
-    asyncio.run(_moderate_in_loop(args, loaded, start, seconds, answers))
+    asyncio.run(_moderate_in_loop(args, posts, loaded, start, seconds, answers))
 
 
-async def _moderate_in_loop(args: dict[str, Any], loaded: Any, start: Any, seconds: Any, answers: Any) -> None:
+async def _moderate_in_loop(
+    args: dict[str, Any], posts: Sequence[BenchmarkPost], loaded: Any, start: Any, seconds: Any, answers: Any
+) -> None:
     nodes = LocalNodes(AppConfig.model_validate(args))
     pipeline = Pipeline(nodes, default_policy())
-    posts = mix(10)
     for post in posts:
         await _moderate(pipeline, post)
     await asyncio.to_thread(loaded.wait)
     await asyncio.to_thread(start.wait)
     done, started = 0, time.perf_counter()
-    while time.perf_counter() - started < seconds.value:
+    while time.perf_counter() - started < seconds.value or done % len(posts):  # whole rounds of the mix only
         await _moderate(pipeline, posts[done % len(posts)])
         done += 1
     answers.put(done / (time.perf_counter() - started))

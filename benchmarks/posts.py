@@ -1,7 +1,7 @@
 """The fixed mix of posts that the graph benchmark moderates: made once with PyAV and Pillow, the same every run.
 
-Of ten posts three are videos (6 s, 640x360, H.264 with AAC, short caption), three are pictures (JPEG 1280x720,
-two with a caption), three are texts in Hindi, Tamil and English, one is a sound (6 s, WAV).
+Of ten posts three are videos (30 s, 640x360, H.264 with AAC, short caption), three are pictures (JPEG 1280x720,
+two with a caption), three are texts in Hindi, Tamil and English, one is a sound (30 s, WAV).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-VIDEO_S = 6
+VIDEO_S = 30
 FPS = 24
 SIDE = (640, 360)
 
@@ -52,21 +52,22 @@ def mix(count: int) -> list[BenchmarkPost]:
     return [ten[i % len(ten)] for i in range(count)]
 
 
-def make_video() -> bytes:
-    """A moving gradient with noise, and a chirp."""
+def make_video(seconds: int = VIDEO_S) -> bytes:
+    """A moving gradient with noise, and a chirp; about 1 Mbit/s, a key frame every 250 frames."""
     buffer = io.BytesIO()
     rng = np.random.default_rng(0)
     with av.open(buffer, "w", format="mp4") as container:
         stream = container.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "crf": "23"})
         stream.width, stream.height, stream.pix_fmt = *SIDE, "yuv420p"
         sound = container.add_stream("aac", rate=44_100, layout="mono")
+        noise = rng.normal(0, 3, (8, SIDE[1], SIDE[0], 3)).astype(np.float32)
         x = np.linspace(0, 255, SIDE[0], dtype=np.float32)
-        for i in range(VIDEO_S * FPS):
+        for i in range(seconds * FPS):
             picture = np.stack([np.tile(np.roll(x, 4 * i + 80 * c), (SIDE[1], 1)) for c in range(3)], axis=-1)
-            noisy = np.clip(picture + rng.normal(0, 8, picture.shape), 0, 255).astype(np.uint8)
+            noisy = np.clip(picture + noise[i % len(noise)], 0, 255).astype(np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(noisy, format="rgb24")))
         container.mux(stream.encode(None))
-        samples = _chirp(44_100)[None]
+        samples = _chirp(44_100, seconds)[None]
         for start in range(0, samples.shape[1], 1024):
             frame = av.AudioFrame.from_ndarray(samples[:, start : start + 1024], format="fltp", layout="mono")
             frame.sample_rate, frame.pts, frame.time_base = 44_100, start, Fraction(1, 44_100)
@@ -89,10 +90,10 @@ def make_sound() -> bytes:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(16_000)
-        file.writeframes((_chirp(16_000) * 20_000).astype(np.int16).tobytes())
+        file.writeframes((_chirp(16_000, VIDEO_S) * 20_000).astype(np.int16).tobytes())
     return buffer.getvalue()
 
 
-def _chirp(rate_hz: int) -> NDArray[np.float32]:
-    t = np.arange(VIDEO_S * rate_hz) / rate_hz
-    return (0.5 * np.sin(2 * np.pi * (200 * t + 150 * t**2))).astype(np.float32)
+def _chirp(rate_hz: int, seconds: int) -> NDArray[np.float32]:
+    t = np.arange(seconds * rate_hz) / rate_hz
+    return (0.5 * np.sin(2 * np.pi * (200 * t + 30 * t**2))).astype(np.float32)
