@@ -1,14 +1,15 @@
 """A policy: thresholds as versioned data, and the one function that turns scores into an action.
 
-YAML -> Policy (validated whole, errors name file and field) -> decide(scores, language, modalities) -> PolicyDecision.
-The severest triggered action counts. Raising the score of a category never lowers the action; a modality that
-failed, or nothing usable at all, makes it at least `review`.
+YAML -> Policy (validated whole, errors name file and field) -> decide(scores, language, modalities, segments)
+-> PolicyDecision. The severest triggered action counts. Raising the score of a category or of a segment never lowers
+the action; a modality that failed, nothing usable at all, or a segment at its category's review threshold makes it
+at least `review`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -143,15 +144,19 @@ class Policy(_Data):
         category_scores: Mapping[str, float],
         language: str | None,
         modalities: Mapping[Modality, ModalityStatus],
+        segments: Iterable[tuple[str, float]] = (),
     ) -> PolicyDecision:
         """The action for one post. Scores are ignored, and may be empty, where no modality was usable.
 
-        Raises InvalidInput where the scores lack a category or hold a number outside 0..1.
+        `segments`: category and score of each stretch that a verdict lists. They stand on their own, because a short
+        stretch may hardly move the score of the whole post.
+
+        Raises InvalidInput where the scores lack a category or hold a number outside 0..1, or a segment does.
         """
         if not any(status.usable for status in modalities.values()):
             return self._without_scores(modalities)
         scored = self._by_scores(_checked(category_scores), language)
-        return self._with_failures(scored, modalities)
+        return self._with_failures(self._with_segments(scored, _checked_segments(segments), language), modalities)
 
     def _by_scores(self, scores: Mapping[str, float], language: str | None) -> PolicyDecision:
         worst = max(UNSAFE, key=lambda name: scores[name])
@@ -165,12 +170,26 @@ class Policy(_Data):
             rank = (ACTIONS.index(action), score if key != ANY else 0.0)  # a category explains better than `any`
             if best is None or rank > best[:2]:
                 limit = thresholds.of(action)
-                reason = _reason(key, category, score, action, limit, tag)
+                what = f"The score of {category}" if key != ANY else f"1 - P(safe), mostly {category},"
+                reason = _reason(what, score, action, limit, tag)
                 best = (*rank, PolicyDecision(action, category, limit, self.version, reason))
         if best is not None:
             return best[2]
         reason = f"No score reached a threshold; the highest was {worst} at {scores[worst]:.2f}."
         return PolicyDecision(self.default_action, None, None, self.version, reason)
+
+    def _with_segments(
+        self, scored: PolicyDecision, segments: list[tuple[str, float]], language: str | None
+    ) -> PolicyDecision:
+        """A segment makes an `allow` a `review`, never more: a person looks at the seconds it names."""
+        if scored.action != "allow":
+            return scored
+        for category, score in sorted(segments, key=lambda segment: -segment[1]):
+            thresholds, tag = self._resolve(category, language)
+            if score >= thresholds.review:
+                reason = _reason(f"The score of a segment of {category}", score, "review", thresholds.review, tag)
+                return PolicyDecision("review", category, thresholds.review, self.version, reason)
+        return scored
 
     def _with_failures(self, scored: PolicyDecision, modalities: Mapping[Modality, ModalityStatus]) -> PolicyDecision:
         failures = _failures(modalities)
@@ -213,8 +232,15 @@ def _checked(scores: Mapping[str, float]) -> Mapping[str, float]:
     return scores
 
 
-def _reason(key: str, category: str, score: float, action: Action, limit: float, tag: str | None) -> str:
-    what = f"The score of {category}" if key != ANY else f"1 - P(safe), mostly {category},"
+def _checked_segments(segments: Iterable[tuple[str, float]]) -> list[tuple[str, float]]:
+    checked = list(segments)
+    for category, score in checked:
+        if category not in UNSAFE or not math.isfinite(score) or not -1e-6 <= score <= 1 + 1e-6:
+            raise InvalidInput(f"A segment of {category!r} has no score between 0 and 1, or no such category is known.")
+    return checked
+
+
+def _reason(what: str, score: float, action: Action, limit: float, tag: str | None) -> str:
     where = f" for language {tag}" if tag else ""
     return f"{what} is {score:.2f}, at or above the {action} threshold of {limit:.2f}{where}."
 

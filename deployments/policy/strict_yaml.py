@@ -32,6 +32,17 @@ class _Loader(yaml.SafeLoader):
             mapping[key_node.value] = self.construct_object(value_node, deep=True)
         return mapping
 
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        """YAML reads 2026-13-45 as a date, and Python refuses it with a bare ValueError."""
+        try:
+            return super().construct_object(node, deep)
+        except StrictYamlError:
+            raise
+        except (ValueError, OverflowError):
+            raise StrictYamlError(
+                f"{_line(node)}: {node.value!r} is no date or number; quote it if it is text"
+            ) from None
+
 
 def _mapping(loader: _Loader, node: yaml.MappingNode) -> dict[Hashable, Any]:
     return loader.construct_mapping(node)

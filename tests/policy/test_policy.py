@@ -140,6 +140,41 @@ def test_severity_rises_in_the_policys_steps(score: float, severity: int) -> Non
     assert default_policy().severity_of(score) == severity
 
 
+def test_a_segment_at_its_review_threshold_is_not_allowed_whatever_the_whole_post_scores() -> None:
+    decision = default_policy().decide(scores(hate=0.1), None, OK, segments=[("violence", 0.8), ("dangerous", 0.9)])
+    assert (decision.action, decision.category, decision.threshold) == ("review", "dangerous", 0.4)
+    assert decision.reason == "The score of a segment of dangerous is 0.90, at or above the review threshold of 0.40."
+
+
+def test_a_segment_below_its_review_threshold_changes_nothing() -> None:
+    assert default_policy().decide(scores(), None, OK, segments=[("violence", 0.49)]).action == "allow"
+    assert default_policy().decide({}, None, {}, segments=[("violence", 0.9)]).reason.startswith("Nothing of this post")
+
+
+def test_a_segment_never_blocks_and_softens_no_block() -> None:
+    assert default_policy().decide(scores(), None, OK, segments=[("violence", 1.0)]).action == "review"
+    blocked = default_policy().decide(scores(hate=0.99), None, OK, segments=[("violence", 0.6)])
+    assert (blocked.action, blocked.category) == ("block", "hate")
+
+
+def test_a_language_override_serves_segments_too(tmp_path: Path) -> None:
+    strict = policy(tmp_path, languages={"hi": {"abusive": {"review": 0.1, "block": 0.2}}})
+    assert strict.decide(scores(), "en", OK, segments=[("abusive", 0.15)]).action == "allow"
+    assert strict.decide(scores(), "hi-IN", OK, segments=[("abusive", 0.15)]).action == "review"
+
+
+def test_a_segment_and_a_failed_modality_both_stand_in_the_reason() -> None:
+    reason = default_policy().decide(scores(), None, FAILED_SOUND, segments=[("violence", 0.8)]).reason
+    assert "segment of violence" in reason
+    assert "audio could not be judged" in reason
+
+
+@pytest.mark.parametrize("segment", [("safe", 0.9), ("rude", 0.9), ("hate", 1.5), ("hate", float("nan"))])
+def test_segments_that_are_none_are_refused(segment: tuple[str, float]) -> None:
+    with pytest.raises(InvalidInput, match="segment of"):
+        default_policy().decide(scores(), None, OK, segments=[segment])
+
+
 fractions = st.floats(0, 1)
 pairs = st.tuples(fractions, fractions).map(sorted).map(lambda p: {"review": p[0], "block": p[1]})
 policies = st.builds(
@@ -178,6 +213,28 @@ def test_raising_a_score_never_lowers_the_action(
     after = before | {category: risen, "safe": max(0.0, before["safe"] - (risen - before[category]))}
     first = drawn.decide(before, language, modalities).action
     assert ACTIONS.index(drawn.decide(after, language, modalities).action) >= ACTIONS.index(first)
+
+
+drawn_segments = st.lists(st.tuples(st.sampled_from(UNSAFE), fractions), max_size=4)
+
+
+@given(
+    policies, drawn_scores, drawn_modalities, drawn_segments, st.tuples(st.sampled_from(UNSAFE), fractions), fractions
+)
+def test_a_further_or_worse_segment_never_lowers_the_action(
+    drawn: Policy,
+    drawn_score: dict[str, float],
+    modalities: dict[Modality, ModalityStatus],
+    segments: list[tuple[str, float]],
+    further: tuple[str, float],
+    rise: float,
+) -> None:
+    worse = (further[0], min(1.0, further[1] + rise))
+    ranks = [
+        ACTIONS.index(drawn.decide(drawn_score, "hi", modalities, segments=listed).action)
+        for listed in (segments, [*segments, further], [*segments, worse])
+    ]
+    assert ranks == sorted(ranks)
 
 
 @given(policies, drawn_scores, drawn_modalities)

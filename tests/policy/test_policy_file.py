@@ -36,6 +36,8 @@ DAMAGES = {
     "duplicate key": (GOOD + "any: {review: 0.1, block: 0.2}\n", "line 11: duplicate key 'any'"),
     "duplicate key inside": (GOOD.replace("block: 0.95", "review: 0.95"), "duplicate key 'review'"),
     "number as version": (GOOD.replace('"2026-1"', "2026.10"), "version: Input should be a valid string"),
+    "date that is none": (GOOD.replace('"2026-1"', "2026-13-45"), "line 2: '2026-13-45' is no date or number"),
+    "number that is none": (GOOD.replace("review: 0.6", "review: 0b_"), "line 10: '0b_' is no date or number"),
     "not YAML": (GOOD + "}{", "is not YAML"),
     "empty": ("", "the document"),
     "list": ("[1, 2]", "the document"),
