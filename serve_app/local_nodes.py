@@ -20,7 +20,7 @@ from deployments.runtime.node import EncoderNode
 from deployments.runtime.values import Embeddings, ModelCard, NodeStatus, SoundBlock, TextEmbedding
 from deployments.vggish.examples import SoundItem
 from deployments.vggish.registry import make_encoder as make_sound_encoder
-from deployments.xlmr.settings import make_encoder as make_text_encoder
+from deployments.xlmr.registry import make_encoder as make_text_encoder
 from serve_app.config import AppConfig
 from serve_app.nodes import Decoded
 from serve_app.posts import MediaSource

@@ -17,7 +17,7 @@ from deployments.vggish.encoder import locate as locate_sound
 from deployments.vggish.registry import make_encoder as make_sound_encoder
 from deployments.xlmr.checkpoint import find_directory
 from deployments.xlmr.prepare import prepare_local
-from deployments.xlmr.settings import make_encoder as make_text_encoder
+from deployments.xlmr.registry import make_encoder as make_text_encoder
 from serve_app.config import AppConfig
 
 Progress = Callable[[str, float], None]

@@ -7,7 +7,8 @@ from ray import serve
 from deployments.runtime.node import EncoderNode, NodeSettings
 from deployments.runtime.serving import RayBatchObserver
 from deployments.runtime.values import TextEmbedding
-from deployments.xlmr.settings import XlmrSettings, make_encoder
+from deployments.xlmr.registry import make_encoder
+from deployments.xlmr.settings import XlmrSettings
 
 
 @serve.deployment(name="xlmr")

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.runtime.device import prepare_torch
-from deployments.runtime.errors import InvalidInput, ModelError, WrongWeights
+from deployments.runtime.errors import InvalidInput, ModelError, NodeUnavailable, WrongWeights
 from deployments.runtime.values import ModelCard, TextEmbedding
 from deployments.xlmr.checkpoint import OpenedModel, open_checkpoint
 from deployments.xlmr.forward import BucketedForward, Forward, PackedForward, can_pack
@@ -94,7 +94,8 @@ def _tokenise(tokenizer: TextTokenizer, item: str) -> Tokens | InvalidInput:
         return error
 
 
-def _embedding(vector: NDArray[np.float32], tokens: Tokens) -> TextEmbedding | ModelError:
+def _embedding(vector: NDArray[np.float32], tokens: Tokens) -> TextEmbedding | NodeUnavailable:
+    """NodeUnavailable costs a post its text; a ModelError, which belongs to loading, would end an in-process run."""
     if not np.isfinite(vector).all():
-        return ModelError("The text encoder gave no finite vector.")
+        return NodeUnavailable("The text encoder gave no finite vector.")
     return TextEmbedding(vector, tokens=len(tokens.ids), truncated=tokens.truncated)

@@ -9,7 +9,7 @@ import numpy as np
 
 from deployments.runtime.errors import InvalidInput
 from deployments.runtime.values import ModelCard, TextEmbedding
-from deployments.xlmr.tokenisation import mend
+from deployments.xlmr.tokenisation import has_visible, mend
 
 _N_GRAM = 3
 _SPECIAL_TOKENS = 2
@@ -45,10 +45,10 @@ class FakeTextEncoder:
         return [self._encode(item) for item in items]
 
     def _encode(self, item: str) -> TextEmbedding | InvalidInput:
-        words = mend(item).split()
-        if not words:
+        text = mend(item)
+        if not has_visible(text):
             return InvalidInput("The text is empty.")
-        room = self._max_tokens - _SPECIAL_TOKENS
+        words, room = text.split(), self._max_tokens - _SPECIAL_TOKENS
         text = f"{self._prefix} {' '.join(words[:room])}  ".casefold()
         grams = [zlib.crc32(text[at : at + _N_GRAM].encode()) for at in range(len(text) - _N_GRAM + 1)]
         vector = np.bincount(np.array(grams) % self._dimension, minlength=self._dimension).astype(np.float32)

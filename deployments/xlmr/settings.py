@@ -1,18 +1,12 @@
-"""What the operator may set about the text node's encoder, and the one place that turns it into one."""
+"""What the operator may set about the text node's encoder."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from deployments.runtime.device import DeviceSettings
-
-if TYPE_CHECKING:
-    from deployments.runtime.encoder import Encoder
-    from deployments.runtime.values import TextEmbedding
-
-FAKE = "fake"
 
 
 class XlmrSettings(DeviceSettings):
@@ -41,14 +35,3 @@ class XlmrSettings(DeviceSettings):
     pad_to_multiple_of: int = Field(
         16, ge=1, description="GPU only: lengths are rounded up to this and share a pass. On a CPU nothing is padded."
     )
-
-
-def make_encoder(settings: XlmrSettings) -> Encoder[str, TextEmbedding]:
-    """Not loaded yet. torch is imported by the encoder's `load`, and not at all for `fake`."""
-    if settings.model == FAKE:
-        from deployments.xlmr.fake import FakeTextEncoder
-
-        return FakeTextEncoder(prefix=settings.prefix, max_tokens=settings.max_tokens or 512)
-    from deployments.xlmr.encoder import TextEncoder
-
-    return TextEncoder(settings)

@@ -59,7 +59,7 @@ class TextTokenizer:
             text = " ".join(text.split())
         cut = len(text) > longest
         text = text[:longest]
-        if not _has_visible(text):
+        if not has_visible(text):
             raise InvalidInput("The text is empty.")
         return text, cut
 
@@ -78,7 +78,8 @@ def mend(text: str) -> str:
     return text.replace("\0", "")
 
 
-def _has_visible(text: str) -> bool:
+def has_visible(text: str) -> bool:
+    """A text of white space, control and zero-width characters alone has none."""
     return any(not c.isspace() and unicodedata.category(c) not in _INVISIBLE for c in text)
 
 

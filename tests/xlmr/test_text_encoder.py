@@ -16,7 +16,8 @@ from deployments.runtime.errors import InvalidInput, ModelError
 from deployments.runtime.values import TextEmbedding
 from deployments.xlmr.encoder import TextEncoder
 from deployments.xlmr.random_weights import build_random
-from deployments.xlmr.settings import XlmrSettings, make_encoder
+from deployments.xlmr.registry import make_encoder
+from deployments.xlmr.settings import XlmrSettings
 from tests.xlmr.conftest import TINY, tiny_tokenizer
 
 Load = Callable[..., TextEncoder]
