@@ -10,17 +10,18 @@ from collections.abc import Sequence
 import numpy as np
 
 from deployments.clip.frames import Columns, Frames, encode_together, to_embeddings
-from deployments.runtime.errors import InvalidInput, NotFound
-from deployments.runtime.values import Embeddings, FrameSpec, ModelCard, TextEmbedding
+from deployments.clip.settings import FAKE_FRAMES
+from deployments.runtime.errors import NotFound
+from deployments.runtime.values import Embeddings, ModelCard, TextEmbedding
 
 _GRID = 4
-_SIDE = 224
+_SIDE = FAKE_FRAMES.crop
 
 
 class FakeVisualEncoder:
     """48-d vectors: mean red, green and blue (0..1) of each cell of a 4 x 4 grid."""
 
-    frame_spec = FrameSpec(resize=_SIDE, crop=_SIDE)
+    frame_spec = FAKE_FRAMES
     card = ModelCard(
         name="fake-visual",
         version="1",
@@ -44,7 +45,7 @@ class FakeVisualEncoder:
     def embed_text(self, texts: Sequence[str]) -> Sequence[TextEmbedding | Exception]:
         raise NotFound("This profile's visual encoder has no joint space with text.")
 
-    def encode(self, items: Sequence[Frames]) -> Sequence[Embeddings | InvalidInput]:
+    def encode(self, items: Sequence[Frames]) -> Sequence[Embeddings | Exception]:
         return [to_embeddings(columns) for columns in encode_together(items, _SIDE, 64, _colour_grid)]
 
 

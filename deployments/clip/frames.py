@@ -1,6 +1,7 @@
 """How frames of several posts share forward passes: check each post, lay the good ones end to end, cut, give back.
 
-A post that cannot be judged becomes an InvalidInput value at its own place; the others never notice.
+A post that cannot be judged becomes an error at its own place: InvalidInput where its frames are wrong,
+NodeUnavailable where the encoder gave no finite vector. The others never notice.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.runtime.errors import InvalidInput
+from deployments.runtime.errors import InvalidInput, NodeUnavailable
 from deployments.runtime.values import Embeddings
 
 Frames = NDArray[np.uint8]
@@ -58,9 +59,15 @@ def _share_out(rows: Columns, counts: Sequence[int]) -> list[Columns]:
     ]
 
 
-def to_embeddings(columns: Columns | InvalidInput) -> Embeddings | InvalidInput:
-    """`vectors` and `joint` become the fields of that name, every other column evidence."""
+def to_embeddings(columns: Columns | InvalidInput) -> Embeddings | InvalidInput | NodeUnavailable:
+    """`vectors` and `joint` become the fields of that name, every other column evidence.
+
+    Any uint8 frame is sound input, so a number that is not finite is the encoder's fault: NodeUnavailable, which costs
+    the post this modality. InvalidInput would blame the sender, ModelError end an in-process run.
+    """
     if isinstance(columns, InvalidInput):
         return columns
+    if not all(np.isfinite(column).all() for column in columns.values()):
+        return NodeUnavailable("The visual encoder gave a number that is not finite.")
     evidence = {name: column for name, column in columns.items() if name not in ("vectors", "joint")}
     return Embeddings(vectors=columns["vectors"], evidence=evidence, joint=columns.get("joint"))

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 
 from deployments.clip.frames import Columns, Frames, encode_together, to_embeddings
 from deployments.clip.open_clip_weights import Loaded, load_model
-from deployments.clip.settings import GEOMETRY, ClipSettings
+from deployments.clip.settings import GEOMETRY, ClipSettings, open_clip_frames
 from deployments.runtime.device import prepare_torch, resolve_precision
-from deployments.runtime.errors import InvalidInput, NotFound
-from deployments.runtime.values import Embeddings, FrameSpec, ModelCard, TextEmbedding
+from deployments.runtime.errors import NotFound
+from deployments.runtime.values import Embeddings, ModelCard, TextEmbedding
 
 MEAN_RGB = (0.48145466, 0.4578275, 0.40821073)
 STD_RGB = (0.26862954, 0.26130258, 0.27577711)
@@ -59,8 +59,7 @@ class OpenClipTrunk:
     def __init__(self, settings: ClipSettings) -> None:
         self._settings = settings
         self._geometry = GEOMETRY[settings.architecture]
-        side = self._geometry.image_size
-        self.frame_spec = FrameSpec(mode="shortest_side", resize=side, crop=side, interpolation="bicubic")
+        self.frame_spec = open_clip_frames(settings.architecture)
         self._device, self._dtype = torch.device(settings.device), torch.float32
         self._loaded: Loaded | None = None
         self._trunk: Trunk | None = None
@@ -98,7 +97,7 @@ class OpenClipTrunk:
     def bucket(self, item: Frames) -> None:
         return None
 
-    def encode(self, items: Sequence[Frames]) -> Sequence[Embeddings | InvalidInput]:
+    def encode(self, items: Sequence[Frames]) -> Sequence[Embeddings | Exception]:
         shared = encode_together(items, self.frame_spec.crop, self._settings.max_batch_frames, self._forward)
         return [to_embeddings(columns) for columns in shared]
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deployments.clip.frames import Columns, Frames, encode_together, to_embeddings
-from deployments.clip.settings import ClipSettings
+from deployments.clip.settings import OPENNSFW_FRAMES, ClipSettings
 from deployments.runtime.device import resolve_precision
-from deployments.runtime.errors import InvalidInput, NotFound, WrongWeights
-from deployments.runtime.values import Embeddings, FrameSpec, ModelCard, TextEmbedding
+from deployments.runtime.errors import NotFound, WrongWeights
+from deployments.runtime.values import Embeddings, ModelCard, TextEmbedding
 from deployments.runtime.weights import package_file, require_file, verify_sha256
 
 if TYPE_CHECKING:
@@ -33,14 +33,14 @@ EVIDENCE = "opennsfw.nsfw_probability"
 MEAN_BGR = (104.0, 117.0, 123.0)
 """Mean of the training set, as in the reference's preprocessing."""
 
-_SIDE = 224
+_SIDE = OPENNSFW_FRAMES.crop
 _LOGITS_OP = "fc_nsfw/MatMul"  # its first input is the pooled feature
 
 
 class OpenNsfw:
     """Visual encoder of the local profile."""
 
-    frame_spec = FrameSpec(mode="stretch", resize=256, crop=_SIDE, interpolation="bilinear")
+    frame_spec = OPENNSFW_FRAMES
 
     def __init__(self, settings: ClipSettings) -> None:
         self._settings = settings
@@ -77,7 +77,7 @@ class OpenNsfw:
     def embed_text(self, texts: Sequence[str]) -> Sequence[TextEmbedding | Exception]:
         raise NotFound("This profile's visual encoder has no joint space with text.")
 
-    def encode(self, items: Sequence[Frames]) -> Sequence[Embeddings | InvalidInput]:
+    def encode(self, items: Sequence[Frames]) -> Sequence[Embeddings | Exception]:
         shared = encode_together(items, _SIDE, self._settings.max_batch_frames, self._forward)
         return [to_embeddings(columns) for columns in shared]
 
@@ -89,7 +89,7 @@ class OpenNsfw:
 def locate(settings: ClipSettings) -> Path:
     """The weight file, not yet verified. Raises MissingWeights naming the package."""
     if settings.checkpoint:
-        return require_file(Path(settings.checkpoint))
+        return require_file(settings.checkpoint)
     return package_file(PACKAGE, PACKAGE_VERSION, FILE_IN_PACKAGE)
 
 

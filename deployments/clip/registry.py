@@ -1,6 +1,10 @@
-"""Which visual encoders there are. A new one (a video encoder, say) is a class, a FrameSpec and one line here.
+"""Which visual encoders there are. A new one needs four things:
 
-The frame geometry is known without loading a model: the media node resizes to it in a process of its own.
+- a class that is a VisualEncoder (below);
+- its FrameSpec and its name in `VisualModel`, both in settings.py: the geometry is known without loading a model,
+  because the media node resizes to it in a process of its own;
+- an entry in ENCODERS;
+- a fusion head trained on its vectors (`parakh train-fusion`): a head refuses the vectors of any other encoder.
 """
 
 from __future__ import annotations
@@ -9,13 +13,18 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from deployments.clip.frames import Frames
-from deployments.clip.settings import GEOMETRY, ClipSettings
+from deployments.clip.settings import FAKE_FRAMES, OPENNSFW_FRAMES, ClipSettings, open_clip_frames
 from deployments.runtime.encoder import Encoder
 from deployments.runtime.values import Embeddings, FrameSpec, TextEmbedding
 
 
 class VisualEncoder(Encoder[Frames, Embeddings], Protocol):
-    """Encoder of one post's frames: weight = frames, bucket = None."""
+    """Encoder of one post's frames: weight = frames, bucket = None.
+
+    One vector a frame: leave `times_s` None, the pipeline fills in the frames' times. A video encoder gives one vector
+    for each clip of several frames, and sets `times_s` (seconds at which each clip starts, rising) itself; the frames
+    come without their times, one second apart unless the media node was told otherwise.
+    """
 
     @property
     def frame_spec(self) -> FrameSpec:
@@ -27,7 +36,7 @@ class VisualEncoder(Encoder[Frames, Embeddings], Protocol):
         ...
 
 
-class _Entry(NamedTuple):
+class Entry(NamedTuple):
     frame_spec: Callable[[ClipSettings], FrameSpec]
     make: Callable[[ClipSettings], VisualEncoder]
 
@@ -48,19 +57,10 @@ def _open_clip(settings: ClipSettings) -> VisualEncoder:
     return OpenClipTrunk(settings)
 
 
-def _open_clip_spec(settings: ClipSettings) -> FrameSpec:
-    side = GEOMETRY[settings.architecture].image_size
-    return FrameSpec(mode="shortest_side", resize=side, crop=side, interpolation="bicubic")
-
-
 def _opennsfw(settings: ClipSettings) -> VisualEncoder:
     from deployments.clip.opennsfw import OpenNsfw
 
     return OpenNsfw(settings)
-
-
-def _opennsfw_spec(settings: ClipSettings) -> FrameSpec:
-    return FrameSpec(mode="stretch", resize=256, crop=224, interpolation="bilinear")
 
 
 def _fake(settings: ClipSettings) -> VisualEncoder:
@@ -69,12 +69,8 @@ def _fake(settings: ClipSettings) -> VisualEncoder:
     return FakeVisualEncoder()
 
 
-def _fake_spec(settings: ClipSettings) -> FrameSpec:
-    return FrameSpec()
-
-
-ENCODERS: dict[str, _Entry] = {
-    "open-clip": _Entry(_open_clip_spec, _open_clip),
-    "opennsfw": _Entry(_opennsfw_spec, _opennsfw),
-    "fake": _Entry(_fake_spec, _fake),
+ENCODERS: dict[str, Entry] = {
+    "open-clip": Entry(lambda settings: open_clip_frames(settings.architecture), _open_clip),
+    "opennsfw": Entry(lambda _: OPENNSFW_FRAMES, _opennsfw),
+    "fake": Entry(lambda _: FAKE_FRAMES, _fake),
 }

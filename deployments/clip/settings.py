@@ -7,6 +7,7 @@ from typing import Literal, NamedTuple
 from pydantic import Field, model_validator
 
 from deployments.runtime.device import DeviceSettings
+from deployments.runtime.values import FrameSpec
 
 VisualModel = Literal["open-clip", "opennsfw", "fake"]
 Architecture = Literal["RN50", "RN101", "RN50x4", "RN50x16", "RN50x64"]
@@ -27,6 +28,14 @@ GEOMETRY: dict[Architecture, Geometry] = {
     "RN50x16": Geometry(384, 3072, 768),
     "RN50x64": Geometry(448, 4096, 1024),
 }
+
+OPENNSFW_FRAMES = FrameSpec(mode="stretch", resize=256, crop=224, interpolation="bilinear")
+FAKE_FRAMES = FrameSpec(mode="shortest_side", resize=224, crop=224, interpolation="bicubic")
+
+
+def open_clip_frames(architecture: Architecture) -> FrameSpec:
+    side = GEOMETRY[architecture].image_size
+    return FrameSpec(mode="shortest_side", resize=side, crop=side, interpolation="bicubic")
 
 
 class ClipSettings(DeviceSettings):

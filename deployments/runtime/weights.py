@@ -1,7 +1,8 @@
 """From a weight file on disk to a loaded module, with every step checked and every failure named.
 
 In order: find the file inside an installed package (which is never imported), verify its sha256, read it without
-unpickling anything but tensors, load it into a module with no key missing, unexpected or of another shape.
+unpickling anything but tensors, load it into a module with no key missing, unexpected or of another shape and no
+value that is not finite.
 """
 
 from __future__ import annotations
@@ -51,14 +52,15 @@ def file_sha256(path: str | Path) -> str:
 
 def verify_sha256(path: Path, expected: str) -> None:
     """Raises MissingWeights where there is no such file, WrongWeights where its bytes are others."""
-    require_file(path)
+    path = require_file(path)
     actual = file_sha256(path)
     if actual != expected.lower():
         raise WrongWeights(f"{path}: sha256 is {actual}, expected {expected}")
 
 
-def require_file(path: Path) -> Path:
-    """The path itself, if it is a file; raises MissingWeights naming it otherwise."""
+def require_file(path: str | Path) -> Path:
+    """The path with `~` expanded, if it is a file; raises MissingWeights naming it otherwise."""
+    path = Path(path).expanduser()
     if not path.is_file():
         raise MissingWeights(f"{path}: no such weight file; run `parakh models prepare`, or correct the model's path")
     return path
@@ -69,7 +71,7 @@ def read_state_dict(path: Path) -> dict[str, torch.Tensor]:
 
     A checkpoint that wraps its tensors as {"state_dict": {...}} is unwrapped (open_clip saves such).
     """
-    require_file(path)
+    path = require_file(path)
     state = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     wrapped = state.get("state_dict")
     if isinstance(wrapped, Mapping):
@@ -111,7 +113,10 @@ def _only_tensors(state: Mapping[str, object], path: Path) -> dict[str, torch.Te
 
 
 def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Copy every tensor into the module; raises WrongWeights listing the first mismatches, and then copies nothing."""
+    """Copy every tensor into the module; raises WrongWeights listing the first mismatches, and then copies nothing.
+
+    A tensor that holds NaN or infinity is a mismatch too: such a model would answer, and every answer be worthless.
+    """
     own = module.state_dict()
     report_mismatch(
         path,
@@ -122,15 +127,20 @@ def load_strictly(module: torch.nn.Module, state: Mapping[str, torch.Tensor], pa
             for name, tensor in own.items()
             if name in state and state[name].shape != tensor.shape
         ],
+        not_finite=[name for name, tensor in state.items() if not tensor.isfinite().all()],
     )
     module.load_state_dict(dict(state), strict=True)
 
 
 def report_mismatch(
-    path: Path, missing: Sequence[str] = (), unexpected: Sequence[str] = (), wrong_shape: Sequence[str] = ()
+    path: Path,
+    missing: Sequence[str] = (),
+    unexpected: Sequence[str] = (),
+    wrong_shape: Sequence[str] = (),
+    not_finite: Sequence[str] = (),
 ) -> None:
     """Raises WrongWeights naming the file and the first few keys of each kind; returns where there are none."""
-    kinds = {"missing": missing, "unexpected": unexpected, "wrong shape": wrong_shape}
+    kinds = {"missing": missing, "unexpected": unexpected, "wrong shape": wrong_shape, "not finite": not_finite}
     parts = [f"{kind}: {_some(names)}" for kind, names in kinds.items() if names]
     if parts:
         raise WrongWeights(f"{path} does not fit the model; " + "; ".join(parts))

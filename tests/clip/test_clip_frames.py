@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from deployments.clip.fake import FakeVisualEncoder
-from deployments.clip.frames import Columns, Frames, encode_together
+from deployments.clip.frames import Columns, Frames, encode_together, to_embeddings
 from deployments.clip.registry import ENCODERS, frame_spec, make_encoder
 from deployments.clip.settings import ClipSettings, VisualModel
-from deployments.runtime.errors import InvalidInput
+from deployments.runtime.errors import InvalidInput, NodeUnavailable
 from deployments.runtime.values import Embeddings
 
 
@@ -76,6 +76,20 @@ def test_a_post_of_wrong_frames_fails_alone(wrong: Frames) -> None:
     before, error, after = encoder.encode([encoder.example(), wrong, encoder.example()])
     assert isinstance(error, InvalidInput)
     assert error.status == 400
+    assert isinstance(before, Embeddings)
+    assert isinstance(after, Embeddings)
+
+
+@pytest.mark.parametrize("name", ["vectors", "joint", "evidence"])
+def test_a_number_that_is_not_finite_fails_its_own_post_and_blames_the_encoder(name: str) -> None:
+    def damaged(frames: Frames) -> Columns:
+        columns = {column: frames[:, 0, 0, :1].astype(np.float32) for column in ("vectors", "joint", "evidence")}
+        columns[name][frames[:, 0, 0, 0] == 3] = np.nan
+        return columns
+
+    shared = encode_together([_numbered(0, 2), _numbered(2, 2), _numbered(4, 2)], 2, 8, damaged)
+    before, error, after = (to_embeddings(columns) for columns in shared)
+    assert isinstance(error, NodeUnavailable)
     assert isinstance(before, Embeddings)
     assert isinstance(after, Embeddings)
 

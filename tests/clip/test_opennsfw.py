@@ -15,7 +15,7 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
-from deployments.clip.opennsfw import EVIDENCE, FILE_IN_PACKAGE, PACKAGE, PACKAGE_VERSION, SHA256, OpenNsfw
+from deployments.clip.opennsfw import EVIDENCE, FILE_IN_PACKAGE, PACKAGE, PACKAGE_VERSION, SHA256, OpenNsfw, locate
 from deployments.clip.settings import ClipSettings
 from deployments.runtime.errors import MissingWeights, WrongWeights
 from deployments.runtime.values import Embeddings, FrameSpec
@@ -150,3 +150,9 @@ def test_a_changed_file_and_a_missing_file_are_errors_that_name_it(tmp_path: Pat
         OpenNsfw(ClipSettings(model="opennsfw", checkpoint=str(changed))).load()
     with pytest.raises(MissingWeights, match=r"absent\.onnx"):
         OpenNsfw(ClipSettings(model="opennsfw", checkpoint=str(tmp_path / "absent.onnx"))).load()
+
+
+def test_a_copy_in_the_users_home_may_be_written_with_a_tilde(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "copy.onnx").touch()
+    assert locate(ClipSettings(checkpoint="~/copy.onnx")) == tmp_path / "copy.onnx"

@@ -10,7 +10,14 @@ import torch
 from safetensors.torch import save_file
 
 from deployments.runtime.errors import MissingWeights, WrongWeights
-from deployments.runtime.weights import file_sha256, load_strictly, package_file, read_state_dict, verify_sha256
+from deployments.runtime.weights import (
+    file_sha256,
+    load_strictly,
+    package_file,
+    read_state_dict,
+    require_file,
+    verify_sha256,
+)
 
 HELLO_SHA256 = "2cf24dba5fb0a30e26e83b2ac5b9e29e1b161e5c1fa7425e73043362938b9824"  # of b"hello"
 
@@ -139,3 +146,25 @@ def test_a_long_list_of_mismatches_is_cut_and_counted(saved: Path) -> None:
     module = torch.nn.Sequential(*(torch.nn.Linear(1, 1) for _ in range(5)))
     with pytest.raises(WrongWeights, match=r"0.weight, 0.bias, 1.weight, 1.bias and 6 more"):
         load_strictly(module, {}, saved)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_weight_that_is_not_finite_is_refused_by_name_and_nothing_is_copied(saved: Path, value: float) -> None:
+    module = torch.nn.Linear(3, 2)
+    before, state = module.weight.detach().clone(), read_state_dict(saved)
+    state["bias"][1] = value
+    with pytest.raises(WrongWeights, match=r"linear\.safetensors does not fit the model; not finite: bias"):
+        load_strictly(module, state, saved)
+    assert torch.equal(module.weight, before)
+
+
+def test_whole_numbers_and_flags_among_the_weights_are_fine(tmp_path: Path) -> None:
+    norm = torch.nn.BatchNorm1d(2)
+    load_strictly(norm, dict(torch.nn.BatchNorm1d(2).state_dict()), tmp_path)
+
+
+def test_a_path_in_the_users_home_may_be_written_with_a_tilde(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(saved.parent))
+    assert require_file(f"~/{saved.name}") == saved
+    assert set(read_state_dict(Path(f"~/{saved.name}"))) == {"weight", "bias"}
+    verify_sha256(Path(f"~/{saved.name}"), file_sha256(saved))
