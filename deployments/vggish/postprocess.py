@@ -1,7 +1,9 @@
 """AudioSet's postprocessing of VGGish embeddings: PCA with whitening, then 8-bit quantisation. Optional.
 
-As released with YouTube-8M (vggish_postprocess.py of tensorflow/models, Apache-2.0). Parameters come from the
-checkpoint (torchvggish's `pproc.*`) or from a file of their own (`pca_eigen_vectors`, `pca_means`).
+As torchvggish does it (Postprocessor in torchvggish/vggish.py of harritaylor/torchvggish, Apache-2.0), which rounds to
+the nearest whole number. The original (vggish_postprocess.py of tensorflow/models) casts to uint8 and so truncates:
+its values are up to 1 lower. Parameters come from the checkpoint (torchvggish's `pproc.*`) or from a file of their own
+(`pca_eigen_vectors`, `pca_means`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from deployments.runtime.errors import MissingWeights
-from deployments.runtime.weights import load_strictly, read_state_dict
+from deployments.runtime.weights import load_strictly, read_state_dict, require_file
 from deployments.vggish.network import EMBEDDING
 
 QUANTIZE_MIN, QUANTIZE_MAX = -2.0, 2.0
@@ -51,7 +53,7 @@ def load_postprocessor(
     """Raises MissingWeights where neither file holds the parameters, WrongWeights where they do not fit."""
     postprocessor = Postprocessor(quantise)
     if pca_checkpoint is not None:
-        path = Path(pca_checkpoint)
+        path = require_file(pca_checkpoint)
         load_strictly(postprocessor, _public_names(read_state_dict(path)), path)
     elif from_checkpoint:
         load_strictly(postprocessor, from_checkpoint, checkpoint)

@@ -1,4 +1,7 @@
-"""Which sound encoders there are. The real one's library is imported only when it is asked for."""
+"""Which sound encoders there are. The network's module is imported only when it is asked for.
+
+torch itself is needed by the fake too, at its first sound: the log-mel is computed with it.
+"""
 
 from __future__ import annotations
 

@@ -57,8 +57,14 @@ class VggishSettings(DeviceSettings):
             raise ValueError("variant 'vggish' needs a checkpoint: a state dict with the names of torchvggish")
         if self.weights == "random" and self.variant != "vggish":
             raise ValueError("weights 'random' is an option of variant 'vggish' only")
+        if self.weights == "random" and self.postprocess != "off":
+            raise ValueError("postprocess needs a checkpoint's PCA parameters: with weights 'random' set it to 'off'")
         return self
 
     @property
     def resolved_width(self) -> int:
-        return self.width or (SMALL_WIDTH if self.variant == "vggish-small" else FULL_WIDTH)
+        return self.width or self.own_width
+
+    @property
+    def own_width(self) -> int:
+        return SMALL_WIDTH if self.variant == "vggish-small" else FULL_WIDTH

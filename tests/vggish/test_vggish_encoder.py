@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from deployments.runtime.errors import InvalidInput
+from deployments.runtime.errors import InvalidInput, NodeUnavailable
 from deployments.runtime.values import Embeddings, SoundBlock
 from deployments.vggish.encoder import SoundItem, VggishEncoder
 from deployments.vggish.examples import count_examples, log_mel_of
@@ -121,6 +121,23 @@ def test_a_post_of_unusable_sound_fails_alone(wrong: Any, model: Any) -> None:
     assert isinstance(before, Embeddings)
     assert np.array_equal(before.vectors, after.vectors)
     assert model.encode([wrong])[0].code == "invalid_request"
+
+
+def test_sound_far_outside_its_range_is_its_senders_fault(encoder: VggishEncoder) -> None:
+    loud = SoundItem(np.full(16_000, 3e38, np.float32) * np.sign(_noise(16_000)))
+    error, fine = encoder.encode([loud, SoundItem(_noise(16_000))])
+    assert isinstance(error, InvalidInput)
+    assert "far outside" in str(error)
+    assert isinstance(fine, Embeddings)
+
+
+def test_a_network_that_gives_no_finite_vector_does_not_blame_the_sound() -> None:
+    damaged = _loaded(precision="fp32")
+    assert damaged._network is not None
+    damaged._network.get_parameter("embeddings.4.bias").fill_(float("inf"))
+    (error,) = damaged.encode([SoundItem(_noise(16_000))])
+    assert isinstance(error, NodeUnavailable)
+    assert "The sound encoder gave" in str(error)
 
 
 def test_read_only_sound_is_accepted_and_left_alone(encoder: VggishEncoder) -> None:

@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 
 from deployments.runtime.errors import MissingWeights, WrongWeights
 from deployments.runtime.values import Embeddings
+from deployments.vggish.artefact import artefacts, read_card
 from deployments.vggish.encoder import SoundItem, VggishEncoder
 from deployments.vggish.network import VggishNetwork
+from deployments.vggish.postprocess import Postprocessor
 from deployments.vggish.settings import VggishSettings
 
 TORCHVGGISH = {
@@ -162,7 +164,67 @@ def test_pca_and_quantisation_are_the_released_ones(tmp_path: Path, pca: State) 
     )
     expected = (raw - pca["pca_means"].numpy().T) @ pca["pca_matrix"].numpy().T
     assert np.allclose(white, expected, atol=1e-5)
-    assert np.array_equal(quantised, np.round((np.clip(white, -2, 2) + 2) * 255 / 4))
+    assert np.abs(quantised - (np.clip(white, -2, 2) + 2) * 63.75).max() <= 0.5 + 1e-4
+    assert np.array_equal(quantised, quantised.astype(np.uint8))
+
+
+@pytest.mark.parametrize(
+    ("value", "quantised"),
+    [(-9.0, 0), (-2.0, 0), (-1.99, 1), (0.99, 191), (1.0, 191), (1.02, 193), (1.99, 254), (2.0, 255), (9.0, 255)],
+)
+def test_quantisation_rounds_as_torchvggish_where_tensorflows_truncates(value: float, quantised: int) -> None:
+    """-1.99, 0.99, 1.02 and 1.99 lie at 0.64, 190.61, 192.53 and 254.36 of 255: a cast would give 0, 190, 192, 254."""
+    postprocessor = Postprocessor(quantise=True)
+    postprocessor.pca_matrix.copy_(torch.eye(128))
+    assert postprocessor(torch.full((1, 128), value)).unique().tolist() == [quantised]
+
+
+def test_the_version_tells_every_setting_that_changes_the_vectors(tmp_path: Path, pca: State) -> None:
+    save_file(_small_state(**{f"pproc.{name}": tensor for name, tensor in pca.items()}), tmp_path / "w.safetensors")
+    save_file(pca, tmp_path / "pca.safetensors")
+    save_file({**pca, "pca_means": pca["pca_means"] + 1}, tmp_path / "other.safetensors")
+    own = {"checkpoint": str(tmp_path / "w.safetensors"), "width": 2}
+    changes: list[dict[str, object]] = [
+        {},
+        {"tail": "pad"},
+        {"postprocess": "pca"},
+        {"postprocess": "pca-quantised"},
+        {"postprocess": "pca", "pca_checkpoint": str(tmp_path / "pca.safetensors")},
+        {"postprocess": "pca", "pca_checkpoint": str(tmp_path / "other.safetensors")},
+    ]
+    versions = [_version(_settings(**own, **change)) for change in changes]
+    assert len(set(versions)) == len(changes)
+    assert versions == [_version(_settings(**own, **change)) for change in changes]
+    assert _version(_settings(**own, pca_checkpoint="unread")) == versions[0]  # without postprocess it changes nothing
+    assert _version(_settings(weights="random", width=2)) != _version(_settings(weights="random", width=3))
+
+
+def test_default_settings_keep_the_version_of_the_weights() -> None:
+    """A fusion head names it: another scheme here would refuse every head trained before."""
+    assert _version(VggishSettings()) == read_card(artefacts()).version
+    assert _version(VggishSettings(max_batch_examples=7, threads=2)) == read_card(artefacts()).version
+
+
+def _version(settings: VggishSettings) -> str:
+    encoder = VggishEncoder(settings)
+    encoder.load()
+    return encoder.card.version
+
+
+def test_random_weights_have_no_pca_to_postprocess_with() -> None:
+    with pytest.raises(ValidationError, match="postprocess needs a checkpoint's PCA parameters"):
+        _settings(weights="random", postprocess="pca")
+
+
+def test_a_checkpoint_in_the_users_home_may_be_written_with_a_tilde(
+    tmp_path: Path, pca: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save_file(_small_state(), tmp_path / "w.safetensors")
+    save_file(pca, tmp_path / "pca.safetensors")
+    VggishEncoder(
+        _settings(checkpoint="~/w.safetensors", width=2, postprocess="pca", pca_checkpoint="~/pca.safetensors")
+    ).load()
 
 
 def test_pca_parameters_may_come_from_their_own_file_in_the_published_names(tmp_path: Path, pca: State) -> None:
