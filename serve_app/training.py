@@ -15,14 +15,18 @@ from rich.progress import Progress
 
 from deployments.clip.registry import make_encoder as make_visual_encoder
 from deployments.fusion.artefact import TrainedOn
+from deployments.fusion.dataset import read_encoders
 from deployments.fusion.stand_ins import NOTE, make_stand_in_table
 from deployments.fusion.train import TrainProgress, TrainResult, TrainSettings, train_fusion
+from deployments.runtime.errors import InvalidInput
 from deployments.runtime.values import Modality, ModelCard
 from deployments.vggish.examples import SoundItem
 from deployments.vggish.registry import make_encoder as make_sound_encoder
-from deployments.xlmr.settings import make_encoder as make_text_encoder
+from deployments.xlmr.registry import make_encoder as make_text_encoder
 from serve_app.config import AppConfig
-from serve_app.embedding_table import embed_posts, holds_raw_posts, read_rows
+from serve_app.embedding_table import embed_posts, holds_raw_posts, trained_on
+
+UNKNOWN_ENCODERS = "its table does not say which encoders made it: only the dimensions of vectors are checked"
 
 # Small enough to be committed; much noise and a slow rate, because there are few sentences and they are learned fast.
 STAND_IN_TRAINING = TrainSettings(
@@ -37,11 +41,6 @@ STAND_IN_TRAINING = TrainSettings(
 )
 
 
-def trained_on(cards: Mapping[Modality, ModelCard]) -> dict[Modality, TrainedOn]:
-    """What a head's card says of the encoders behind its table."""
-    return {m: TrainedOn(name=c.name, version=c.version, dimension=c.dimension) for m, c in cards.items()}
-
-
 def embed_stand_ins(
     config: AppConfig, table: Path, n: int, seed: int, progress: Callable[[int, int], None] | None = None
 ) -> dict[Modality, TrainedOn]:
@@ -54,6 +53,7 @@ def embed_stand_ins(
     text = make_text_encoder(config.xlmr.encoder)
     for encoder in (visual, sound, text):
         encoder.load()
+    encoders = trained_on({Modality.VISUAL: visual.card, Modality.AUDIO: sound.card, Modality.TEXT: text.card})
     make_stand_in_table(
         table,
         lambda frames: visual.encode([frames])[0],
@@ -61,9 +61,10 @@ def embed_stand_ins(
         text.encode,
         n=n,
         seed=seed,
+        encoders=encoders,
         progress=progress,
     )
-    return trained_on({Modality.VISUAL: visual.card, Modality.AUDIO: sound.card, Modality.TEXT: text.card})
+    return encoders
 
 
 def train_stand_in_head(config: AppConfig, output: Path, n: int = 3600, seed: int = 0) -> TrainResult:
@@ -86,10 +87,14 @@ def train_from_table(
 ) -> TrainResult:
     """`parakh train-fusion`: raw posts are embedded first, cached embeddings are taken as they are.
 
-    Raises DatasetError for a bad table, InvalidInput for an output that is taken, ModelError for a missing model.
+    A table that says which encoders made it must name the configuration's. One that does not (a cache of the user's
+    own) makes a head whose card names no encoder either.
+
+    Raises DatasetError for a bad table, InvalidInput for an output that is taken or a table of other encoders,
+    ModelError for a missing model.
     """
     with tempfile.TemporaryDirectory() as folder, Progress() as bars:
-        if holds_raw_posts(read_rows(table)):
+        if holds_raw_posts(table):
             embedding = bars.add_task("Embedding posts", total=None)
             cached = Path(folder) / "embeddings.parquet"
             told = asyncio.run(
@@ -97,10 +102,33 @@ def train_from_table(
             )
             bars.console.print(f"{told.rows} posts embedded; left out: {dict(told.left_out) or 'none'}")
             table = cached
-        encoders = trained_on(loaded_cards(config))
-        settings = TrainSettings(output=output, replace=replace, encoders=encoders, epochs=epochs, seed=seed)
+        configured = trained_on(loaded_cards(config))
+        recorded = read_encoders(table)
+        check_same_encoders(table, recorded, configured)
+        settings = TrainSettings(
+            output=output,
+            replace=replace,
+            encoders=configured if recorded else {},
+            dimensions={m: encoder.dimension for m, encoder in configured.items()},
+            epochs=epochs,
+            seed=seed,
+            note="" if recorded else UNKNOWN_ENCODERS,
+        )
         training = bars.add_task("Training the head", total=epochs)
         return train_fusion(table, settings, lambda step: bars.update(training, completed=step.epoch))
+
+
+def check_same_encoders(
+    table: Path, recorded: Mapping[Modality, TrainedOn], configured: Mapping[Modality, TrainedOn]
+) -> None:
+    """Raises InvalidInput at the first encoder of the table that the configuration does not run."""
+    for modality, made in recorded.items():
+        runs = configured[modality]
+        if made != runs:
+            raise InvalidInput(
+                f"{table}: its {modality} vectors were made by {made.name} {made.version}, but this configuration runs "
+                f"{runs.name} {runs.version}. Embed the posts anew, or train with the configuration that made them."
+            )
 
 
 def loaded_cards(config: AppConfig) -> dict[Modality, ModelCard]:

@@ -10,7 +10,9 @@ Parquet, or JSONL with one object per line. Columns:
   split      optional: train, calibrate or heldout, instead of the split by hash
   language   optional BCP-47 tag: the report then has a row per language
   carriers   optional list of modalities that show the label (null: unknown). A post whose carriers are all left out
-             counts as `safe`, in training with modality dropout and in the report's subsets.
+             counts as `safe`, in training with modality dropout and in the report's subsets; an unsafe post needs one
+             that it has.
+A Parquet file's metadata may say under `parakh.encoders` (JSON) which encoders made it.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deployments.fusion.artefact import TrainedOn
 from deployments.fusion.features import MODALITIES, Floats, unit
 from deployments.policy.policy import CATEGORIES
 from deployments.runtime.errors import InvalidInput
@@ -33,6 +36,8 @@ from deployments.runtime.values import Modality
 TRAIN, CALIBRATE, HELDOUT = SPLITS = ("train", "calibrate", "heldout")
 REQUIRED = ("post_id", "label")
 OPTIONAL = ("frames", "author_id", "split", "language", "carriers")
+JSON_SUFFIXES = (".jsonl", ".ndjson", ".json")
+ENCODERS_KEY = b"parakh.encoders"
 Bools = NDArray[np.bool_]
 
 
@@ -80,7 +85,7 @@ def read_dataset(
     labels = rows.labels()
     frames = rows.frames()
     columns = {m: rows.vectors(m, dimensions[m] if dimensions else None) for m in MODALITIES}
-    columns[Modality.VISUAL] = _with_frames(path, columns[Modality.VISUAL], frames, dimensions)
+    columns[Modality.VISUAL] = _with_frames(rows, columns[Modality.VISUAL], frames, dimensions)
     present = np.stack([columns[m][1] for m in MODALITIES], axis=1)
     if not present.any(axis=1).all():
         rows.fail(int(np.argmin(present.any(axis=1))), "has no embedding at all")
@@ -89,12 +94,28 @@ def read_dataset(
         labels=labels,
         vectors={m: unit(columns[m][0]) for m in MODALITIES},
         present=present,
-        carriers=rows.carriers(present),
+        carriers=rows.carriers(present, labels),
         splits=rows.splits(heldout_fraction, calibrate_fraction),
-        languages=rows.column("language"),
+        languages=rows.texts("language"),
         frames=frames,
         sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
     )
+
+
+def encoders_metadata(encoders: Mapping[Modality, TrainedOn]) -> dict[bytes, bytes]:
+    """For a Parquet file's schema: which encoders made its vectors."""
+    return {ENCODERS_KEY: json.dumps({m.value: e.model_dump() for m, e in encoders.items()}).encode()}
+
+
+def read_encoders(path: Path) -> dict[Modality, TrainedOn]:
+    """Which encoders made the table; empty where it does not say. Raises DatasetError."""
+    if path.suffix in JSON_SUFFIXES:
+        return {}
+    told = (_parquet_schema(path).metadata or {}).get(ENCODERS_KEY)
+    try:
+        return {Modality(m): TrainedOn.model_validate(e) for m, e in json.loads(told or "{}").items()}
+    except (ValueError, AttributeError):
+        raise DatasetError(f"{path}: its metadata {ENCODERS_KEY.decode()!r} does not name encoders.") from None
 
 
 class _Rows:
@@ -112,7 +133,7 @@ class _Rows:
         if self.n == 0:
             raise DatasetError(f"{path} holds no posts.")
 
-    def fail(self, row: int, what: str) -> None:
+    def fail(self, row: int, what: str) -> NoReturn:
         raise DatasetError(f"{self.path}, row {row + 1} (post {self._columns['post_id'][row]}): {what}.")
 
     def column(self, name: str) -> list[Any]:
@@ -128,10 +149,17 @@ class _Rows:
             raise DatasetError(f"{self.path}: {name} {repeated!r} stands there more than once.")
         return values
 
+    def texts(self, name: str) -> list[str | None]:
+        values = self.column(name)
+        for row, value in enumerate(values):
+            if value is not None and not isinstance(value, str):
+                self.fail(row, f"{name} must be a string or null, not {value!r}")
+        return values
+
     def labels(self) -> NDArray[np.intp]:
         values = self.column("label")
         for row, value in enumerate(values):
-            if value not in CATEGORIES:
+            if not isinstance(value, str) or value not in CATEGORIES:
                 self.fail(row, f"unknown label {value!r}; known are {', '.join(CATEGORIES)}")
         if len(set(values)) < 2:
             raise DatasetError(f"{self.path}: every post is labelled {values[0]!r}; training needs two categories.")
@@ -142,22 +170,27 @@ class _Rows:
         values = self.column(modality.value)
         present = np.array([value is not None for value in values], dtype=bool)
         if wanted is None:
-            wanted = len(values[int(np.argmax(present))]) if present.any() else 1
+            first = int(np.argmax(present))
+            wanted = len(self._numbers(first, modality.value, values[first])) if present.any() else 1
         matrix = np.zeros((self.n, wanted), dtype=np.float32)
         for row in np.flatnonzero(present):
             matrix[row] = self._vector(int(row), modality.value, values[row], wanted)
         return matrix, present
 
     def _vector(self, row: int, name: str, value: Any, wanted: int) -> Floats:
+        vector = self._numbers(row, name, value)
+        if len(vector) != wanted:
+            self.fail(row, f"{name} has dimension {len(vector)}, wanted {wanted}")
+        return vector
+
+    def _numbers(self, row: int, name: str, value: Any) -> Floats:
         try:
             with np.errstate(over="ignore"):  # too large becomes infinite, which is refused below
                 vector = np.asarray(value, dtype=np.float32)
         except (TypeError, ValueError):
             vector = np.empty((0, 0), dtype=np.float32)
-        if vector.ndim != 1:
-            self.fail(row, f"{name} must be a list of numbers")
-        if len(vector) != wanted:
-            self.fail(row, f"{name} has dimension {len(vector)}, wanted {wanted}")
+        if vector.ndim != 1 or len(vector) == 0:
+            self.fail(row, f"{name} must be a list of numbers" + (", or null" if vector.ndim == 1 else ""))
         if not np.isfinite(vector).all():
             self.fail(row, f"{name} holds a number that is not finite")
         return vector
@@ -165,32 +198,39 @@ class _Rows:
     def frames(self) -> list[Floats | None]:
         result: list[Floats | None] = []
         for row, value in enumerate(self.column("frames")):
-            if value is None or len(value) == 0:
+            if value is not None and not isinstance(value, list):
+                self.fail(row, "frames must be a list of lists of numbers")
+            if not value:
                 result.append(None)
                 continue
-            wanted = len(value[0])
+            wanted = len(self._numbers(row, "frames", value[0]))
             result.append(np.stack([self._vector(row, "frames", frame, wanted) for frame in value]))
         return result
 
-    def carriers(self, present: Bools) -> Bools:
+    def carriers(self, present: Bools, labels: NDArray[np.intp]) -> Bools:
         result = np.ones_like(present)
         for row, value in enumerate(self.column("carriers")):
             if value is None:
                 continue
             names = [m.value for m in MODALITIES]
-            if any(name not in names for name in value):
-                self.fail(row, f"carriers must be among {', '.join(names)}")
+            if not isinstance(value, list) or any(name not in names for name in value):
+                self.fail(row, f"carriers must be a list of {', '.join(names)}, or null")
             result[row] = [name in value for name in names]
+            if labels[row] and not (result[row] & present[row]).any():
+                self.fail(row, f"carriers name no modality of this {CATEGORIES[labels[row]]} post; null means unknown")
         return result
 
     def splits(self, heldout: float, calibrate: float) -> NDArray[np.str_]:
         given = self.column("split")
         authors = self.column("author_id")
+        for row, author in enumerate(authors):
+            if author is not None and not isinstance(author, str | int):
+                self.fail(row, "author_id must be a string, a whole number or null")
         result = []
         for row, (split, author, post) in enumerate(zip(given, authors, self.column("post_id"), strict=True)):
-            if split is not None and split not in SPLITS:
+            if split is not None and (not isinstance(split, str) or split not in SPLITS):
                 self.fail(row, f"split {split!r} is not one of {', '.join(SPLITS)}")
-            result.append(split or split_of(str(author or post), heldout, calibrate))
+            result.append(split or split_of(str(post if author in (None, "") else author), heldout, calibrate))
         counted = np.array(result)
         for name in SPLITS:
             if not (counted == name).any():
@@ -207,18 +247,19 @@ def split_of(key: str, heldout: float, calibrate: float) -> str:
 
 
 def _with_frames(
-    path: Path,
+    rows: _Rows,
     visual: tuple[Floats, Bools],
     frames: Sequence[Floats | None],
     dimensions: Mapping[Modality, int] | None,
 ) -> tuple[Floats, Bools]:
-    widths = {f.shape[1] for f in frames if f is not None}
-    if not widths:
+    width = next((f.shape[1] for f in frames if f is not None), None)
+    if width is None:
         return visual
     matrix, present = visual
-    wanted = matrix.shape[1] if present.any() or dimensions else next(iter(widths))
-    if widths != {wanted}:
-        raise DatasetError(f"{path}: frames have dimension {sorted(widths)}, wanted {wanted}.")
+    wanted = matrix.shape[1] if present.any() or dimensions else width
+    for row, vectors in enumerate(frames):
+        if vectors is not None and vectors.shape[1] != wanted:
+            rows.fail(row, f"frames have dimension {vectors.shape[1]}, wanted {wanted}")
     matrix = matrix if matrix.shape[1] == wanted else np.zeros((len(frames), wanted), dtype=np.float32)
     for row, vectors in enumerate(frames):
         if vectors is not None and not present[row]:
@@ -229,7 +270,7 @@ def _with_frames(
 def _read_columns(path: Path) -> dict[str, Sequence[Any]]:
     if not path.is_file():
         raise DatasetError(f"{path} is not a file.")
-    if path.suffix in (".jsonl", ".ndjson", ".json"):
+    if path.suffix in JSON_SUFFIXES:
         return _read_jsonl(path)
     return _read_parquet(path)
 
@@ -238,13 +279,23 @@ def _read_parquet(path: Path) -> dict[str, Sequence[Any]]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    names = set(_parquet_schema(path).names)
     try:
-        names = set(pq.read_schema(path).names)
         wanted = [n for n in (*REQUIRED, *(m.value for m in MODALITIES), *OPTIONAL) if n in names]
         table = pq.read_table(path, columns=wanted)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError):
         raise DatasetError(f"{path} is not a Parquet file.") from None
     return {name: _arrow_values(table.column(name)) for name in table.column_names}
+
+
+def _parquet_schema(path: Path) -> Any:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_schema(path)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError):
+        raise DatasetError(f"{path} is not a Parquet file.") from None
 
 
 def _arrow_values(column: Any) -> list[Any]:

@@ -7,14 +7,14 @@ that it differs from a vector that happens to be zero. Zero rows count as missin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.runtime.errors import InvalidInput
+from deployments.runtime.errors import InvalidInput, NodeUnavailable
 from deployments.runtime.values import Embeddings, Modality, TextEmbedding
 
 MODALITIES: tuple[Modality, ...] = (Modality.VISUAL, Modality.AUDIO, Modality.TEXT)
@@ -47,18 +47,23 @@ def pooled(vectors: NDArray[Any]) -> Floats:
 
 
 def checked(modality: Modality, vectors: NDArray[Any], wanted: int) -> Floats:
-    """(n, wanted) finite float32. Raises InvalidInput that names the modality, what came and what was wanted."""
+    """(n, wanted) finite float32.
+
+    Raises InvalidInput that names the modality, what came and what was wanted; NodeUnavailable for a number that is not
+    finite, because an encoder made it and no client can mend it.
+    """
     if vectors.ndim != 2 or vectors.shape[1] != wanted:
         got = vectors.shape[1] if vectors.ndim == 2 else f"shape {vectors.shape}"
         raise InvalidInput(f"The {modality} embedding has dimension {got}; the fusion head wants {wanted}.")
     values = np.asarray(vectors, dtype=np.float32)
     if not np.isfinite(values).all():
-        raise InvalidInput(f"The {modality} embedding holds a number that is not finite.")
+        raise NodeUnavailable(f"The {modality} embedding holds a number that is not finite.")
     return values
 
 
 def present_vectors(post: FusionInput, dimensions: Mapping[Modality, int]) -> dict[Modality, Floats]:
-    """The post's raw vectors per present modality, each (n, dimension), n >= 1. Raises InvalidInput."""
+    """The post's raw vectors per present modality, each (n, dimension), n >= 1. Raises what `checked` raises, and
+    InvalidInput where there is none."""
     raw: dict[Modality, NDArray[Any] | None] = {
         Modality.VISUAL: None if post.frames is None else np.asarray(post.frames.vectors),
         Modality.AUDIO: None if post.sound is None else np.asarray(post.sound.vectors),
@@ -71,17 +76,3 @@ def present_vectors(post: FusionInput, dimensions: Mapping[Modality, int]) -> di
     if not found:
         raise InvalidInput("The post has no modality that could be embedded.")
     return found
-
-
-def concatenated(posts: Sequence[Mapping[Modality, Floats]], dimensions: Mapping[Modality, int]) -> Floats:
-    """Pooled unit vectors per post -> (posts, sum of dimensions + 3), the matrix a trainer reads."""
-    width = sum(dimensions[m] for m in MODALITIES)
-    matrix = np.zeros((len(posts), width + len(MODALITIES)), dtype=np.float32)
-    for row, post in enumerate(posts):
-        start = 0
-        for bit, modality in enumerate(MODALITIES):
-            if (vector := post.get(modality)) is not None:
-                matrix[row, start : start + dimensions[modality]] = vector
-                matrix[row, width + bit] = 1.0
-            start += dimensions[modality]
-    return matrix

@@ -6,7 +6,7 @@ FusionInput -> unit vectors (features) -> logits of the whole post and of its wi
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from deployments.fusion.segments import ScoredWindows, Segment, driven_scores, f
 from deployments.fusion.settings import WindowSettings
 from deployments.fusion.windows import Track, Windows, windows_of
 from deployments.policy.policy import CATEGORIES
-from deployments.runtime.errors import ParakhError
 from deployments.runtime.values import Modality, ModelCard
 
 __all__ = ["FusionHead", "FusionInput", "FusionOutput", "Segment", "random_head"]
@@ -65,7 +64,8 @@ class FusionHead:
         self.details.check_encoders(cards)
 
     def predict(self, post: FusionInput) -> FusionOutput:
-        """Raises InvalidInput for a wrong dimension, numbers that are not finite, or nothing to judge."""
+        """Raises InvalidInput for a wrong dimension or nothing to judge, NodeUnavailable for an embedding that holds a
+        number that is not finite."""
         vectors = present_vectors(post, self.details.dimensions)
         whole = self._logits({m: pooled(v)[None] for m, v in vectors.items()})[0]
         groups = self._scored_windows(self._tracks(post, vectors), vectors)
@@ -76,16 +76,6 @@ class FusionHead:
         segments = find_segments(driven, self.settings.segment_floor, self.settings.max_segments)
         by_name = {name: float(score) for name, score in zip(CATEGORIES, scores, strict=True)}
         return FusionOutput(by_name, 1.0 - by_name["safe"], segments)
-
-    def predict_batch(self, posts: Sequence[FusionInput]) -> list[FusionOutput | Exception]:
-        """One result or one error per post, in order."""
-        results: list[FusionOutput | Exception] = []
-        for post in posts:
-            try:
-                results.append(self.predict(post))
-            except ParakhError as error:
-                results.append(error)
-        return results
 
     def mean_scores(self, post: FusionInput) -> dict[str, float]:
         """Seven scores from the mean over frames and sound alone: what a head without windows would say."""

@@ -39,7 +39,7 @@ def add(parts: Iterable[Floats]) -> Floats:
 def layer_shapes(
     dimensions: Mapping[Modality, int], hidden: tuple[int, int], outputs: int
 ) -> dict[str, tuple[int, ...]]:
-    """Tensor names and shapes of a head; `hidden.0` reads [visual, audio, text, presence(3)]."""
+    """Tensor names and shapes of a head; `layers.0` reads [visual, audio, text, presence(3)]."""
     width = sum(dimensions[m] for m in MODALITIES) + len(MODALITIES)
     sizes = [width, *hidden, outputs]
     shapes: dict[str, tuple[int, ...]] = {}

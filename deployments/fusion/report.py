@@ -1,7 +1,12 @@
-"""The held-out report of a head: numbers for report.json, and the same as a table a person can read."""
+"""The held-out report of a head: numbers for report.json, and the same as a table a person can read.
+
+Accuracy, calibration and the tables are of the post as a whole (the mean over its frames), on which the temperature is
+fitted; what is served, windows included, has rows of its own (served.py).
+"""
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
@@ -11,8 +16,10 @@ import numpy as np
 from deployments.fusion.calibration import expected_calibration_error, negative_log_likelihood, probabilities
 from deployments.fusion.dataset import HELDOUT, SPLITS, Bools, Dataset
 from deployments.fusion.features import MODALITIES, Floats
+from deployments.fusion.head import FusionHead
 from deployments.fusion.metrics import accuracy, area_under_curve, precision, recall
 from deployments.fusion.mlp import Mlp
+from deployments.fusion.served import FRAMES, offset_warnings, served_scores, short_stretches
 from deployments.policy.policy import CATEGORIES
 from deployments.runtime.values import Modality
 
@@ -31,8 +38,9 @@ def logits_under(mlp: Mlp, data: Dataset, rows: Bools, kept: Bools) -> Floats:
     return mlp.finish(total)
 
 
-def held_out_report(mlp: Mlp, temperature: float, data: Dataset) -> dict[str, Any]:
+def held_out_report(head: FusionHead, data: Dataset) -> dict[str, Any]:
     """Everything that is known of the head on posts it has not seen; JSON-ready."""
+    mlp, temperature = head.mlp, head.details.temperature
     rows = data.splits == HELDOUT
     labels = data.labels_under(data.present)[rows]
     logits = logits_under(mlp, data, rows, data.present)
@@ -53,6 +61,9 @@ def held_out_report(mlp: Mlp, temperature: float, data: Dataset) -> dict[str, An
         "categories": _by_category(after, labels),
         "subsets": _by_subset(mlp, data, rows),
         "languages": _by_language(after.argmax(axis=1), labels, data, rows),
+        "served": served_scores(head, data),
+        "short_stretches": short_stretches(head, data),
+        "warnings": offset_warnings(head.details),
     }
 
 
@@ -119,7 +130,27 @@ def as_text(report: Mapping[str, Any]) -> str:
     if report["languages"]:
         lines += ["", f"{'language':<20}{'posts':>7}{'accuracy':>11}"]
         lines += [f"{n:<20}{r['posts']:>7}{_number(r['accuracy']):>11}" for n, r in report["languages"].items()]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _served_lines(report)) + "\n"
+
+
+def _served_lines(report: Mapping[str, Any]) -> list[str]:
+    lines = []
+    if served := report["served"]:
+        lines += [
+            "",
+            f"as served, windows included, {served['posts']} held-out posts with frames:",
+            f"accuracy {_number(served['accuracy'])}, calibration error {_number(served['ece'])},"
+            f" log-loss {_number(served['nll'])}",
+        ]
+    if report["short_stretches"]:
+        lines += ["", f"{f'bad frames of {FRAMES}':<20}{'videos':>7}{'review by score':>17}{'with segments':>15}"]
+        lines += [
+            f"{row['bad_frames']:<20}{row['videos']:>7}{_number(row['by_score']):>17}{_number(row['review']):>15}"
+            for row in report["short_stretches"]
+        ]
+    for warning in report["warnings"]:
+        lines += ["", *textwrap.wrap(f"warning: {warning}", 80)]
+    return lines
 
 
 def _number(value: float | None) -> str:

@@ -8,7 +8,7 @@ Hindi and Bengali is kept for calibration.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import combinations, product
@@ -19,7 +19,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from deployments.fusion.dataset import CALIBRATE, HELDOUT, SPLITS, TRAIN
+from deployments.fusion.artefact import TrainedOn
+from deployments.fusion.dataset import CALIBRATE, HELDOUT, SPLITS, TRAIN, encoders_metadata
 from deployments.fusion.features import MODALITIES
 from deployments.fusion.stand_in_images import picture
 from deployments.fusion.stand_in_sounds import sound
@@ -118,10 +119,14 @@ def make_stand_in_table(
     *,
     n: int = 2000,
     seed: int = 0,
+    encoders: Mapping[Modality, TrainedOn] | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
-    """Embed n stand-in posts and write the table (Parquet) that `train_fusion` reads. What an encoder raises, or
-    gives back as an error for one post, ends the whole: a table with holes would train a worse head in silence."""
+    """Embed n stand-in posts and write the table (Parquet) that `train_fusion` reads; its metadata names `encoders`.
+
+    What an encoder raises, or gives back as an error for one post, ends the whole: a table with holes would train a
+    worse head in silence.
+    """
     posts, rows = [], []
     for number, post in enumerate(stand_in_posts(n, seed), start=1):
         frames = None if post.frames is None else _good(embed_frames(post.frames)).vectors
@@ -131,7 +136,7 @@ def make_stand_in_table(
         if progress is not None:
             progress(number, n)
     texts = _embedded_texts(sorted({post.text for post in posts if post.text is not None}), embed_texts)
-    _write(path, posts, rows, texts)
+    _write(path, posts, rows, texts, encoders)
     return path
 
 
@@ -155,6 +160,7 @@ def _write(
     posts: Sequence[StandIn],
     rows: Sequence[tuple[NDArray[np.float32] | None, NDArray[np.float32] | None]],
     texts: dict[str, NDArray[np.float32]],
+    encoders: Mapping[Modality, TrainedOn] | None,
 ) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -172,4 +178,4 @@ def _write(
         "frames": pa.array([None if f is None else list(f) for f, _ in rows], pa.list_(vector)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table(columns), path)
+    pq.write_table(pa.table(columns, metadata=encoders_metadata(encoders) if encoders else None), path)

@@ -28,6 +28,7 @@ from deployments.fusion.calibration import fit_temperature, negative_log_likelih
 from deployments.fusion.chance import fit_offsets
 from deployments.fusion.dataset import CALIBRATE, TRAIN, Bools, Dataset, DatasetError, read_dataset
 from deployments.fusion.features import MODALITIES, Floats
+from deployments.fusion.head import FusionHead
 from deployments.fusion.mlp import Mlp
 from deployments.fusion.report import as_text, held_out_report, logits_under
 from deployments.policy.policy import CATEGORIES
@@ -44,6 +45,9 @@ class TrainSettings(BaseModel):
     replace: bool = Field(False, description="Overwrite an artefact that is there already.")
     encoders: Mapping[Modality, TrainedOn] = Field(
         default_factory=dict, description="The encoders that made the table; the head then refuses all others."
+    )
+    dimensions: Mapping[Modality, int] = Field(
+        default_factory=dict, description="Of the encoders the head is for, where nobody knows which made the table."
     )
     hidden: tuple[int, int] = Field((256, 128), description="Widths of the two hidden layers.")
     epochs: int = Field(30, ge=1)
@@ -83,9 +87,9 @@ def train_fusion(
     """Raises DatasetError for a bad table and InvalidInput for an output that is taken; then nothing is written."""
     if (settings.output / CARD_FILE).exists() and not settings.replace:
         raise InvalidInput(f"{settings.output} holds an artefact already; choose another directory or replace it.")
-    wanted = {m: e.dimension for m, e in settings.encoders.items()}
+    wanted = {m: e.dimension for m, e in settings.encoders.items()} or dict(settings.dimensions)
     if wanted and set(wanted) != set(MODALITIES):
-        raise InvalidInput("Name the encoders of all three modalities, or none.")
+        raise InvalidInput("Name the encoders (or dimensions) of all three modalities, or none.")
     data = read_dataset(dataset, wanted or None, settings.heldout_fraction, settings.calibrate_fraction)
     if len(set(data.labels[data.splits == TRAIN])) < 2:
         raise DatasetError(f"{dataset}: the training part holds a single category.")
@@ -96,8 +100,7 @@ def train_fusion(
     temperature = fit_temperature(logits_under(mlp, data, rows, data.present), labels)
     sharpness = Pooling().sharpness
     pooling = Pooling(sharpness=sharpness, offsets=fit_offsets(mlp, temperature, sharpness, data, settings.seed))
-    report = held_out_report(mlp, temperature, data)
-    return _write(data, settings, tensors, temperature, pooling, report)
+    return _write(data, settings, tensors, temperature, pooling)
 
 
 def _write(
@@ -106,7 +109,6 @@ def _write(
     tensors: dict[str, Floats],
     temperature: float,
     pooling: Pooling,
-    report: dict[str, Any],
 ) -> TrainResult:
     weights, sha256 = artefact.dump(tensors)
     card = FusionCard(
@@ -119,11 +121,12 @@ def _write(
         encoders=settings.encoders,
         data_sha256=data.sha256,
         seed=settings.seed,
-        metrics={"heldout_accuracy": report["accuracy"], "heldout_ece": report["ece"]["after"]},
         note=settings.note,
         weights_sha256=sha256,
     )
-    table = as_text(report)
+    report = held_out_report(FusionHead(card, tensors), data)
+    metrics = {"heldout_accuracy": report["accuracy"], "heldout_ece": report["ece"]["after"]}
+    card, table = card.model_copy(update={"metrics": metrics}), as_text(report)
     artefact.write(settings.output, card, weights)
     artefact.write_whole(settings.output / "report.json", (json.dumps(report, indent=2) + "\n").encode())
     artefact.write_whole(settings.output / "report.txt", table.encode())

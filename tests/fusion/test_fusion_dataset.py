@@ -14,9 +14,9 @@ import pytest
 
 from deployments.fusion.dataset import SPLITS, DatasetError, read_dataset, split_of
 from deployments.fusion.features import MODALITIES
-from deployments.fusion.separable import DIMENSIONS, row
 from deployments.fusion.train import TrainSettings, train_fusion
 from deployments.runtime.values import Modality
+from tests.fusion.separable import DIMENSIONS, row
 
 Rows = list[dict[str, Any]]
 
@@ -52,7 +52,23 @@ DAMAGES: dict[str, tuple[Callable[[Rows], Rows], str]] = {
     "no id": (changed(post_id=""), "row 8 .*post_id must be a string"),
     "same id": (changed(post_id="p3"), "post_id 'p3' stands there more than once"),
     "unknown split": (changed(split="test"), "row 8 .*split 'test'"),
-    "unknown carrier": (changed(carriers=["smell"]), "row 8 .*carriers must be among"),
+    "unknown carrier": (changed(carriers=["smell"]), "row 8 .*carriers must be a list of visual"),
+    "carriers are a number": (changed(carriers=5), "row 8 .*carriers must be a list of visual"),
+    "carriers are a word": (changed(carriers="text"), "row 8 .*carriers must be a list of visual"),
+    "unsafe but shown nowhere": (changed(label="hate", carriers=[]), "row 8 .*no modality of this hate post"),
+    "shown where nothing is": (
+        changed(label="hate", carriers=["audio"], audio=None, text=[1.0] * 32),
+        "row 8 .*no modality of this hate post",
+    ),
+    "first cell is a number": (lambda c: [c[0] | {"visual": 5}, *c[1:]], "row 1 .*visual must be a list of numbers"),
+    "first cell is empty": (lambda c: [c[0] | {"visual": []}, *c[1:]], "row 1 .*visual must be a list of numbers, or"),
+    "frames are a number": (changed(frames=5), "row 8 .*frames must be a list of lists of numbers"),
+    "a frame is a number": (changed(frames=[5]), "row 8 .*frames must be a list of numbers"),
+    "frames of another width": (changed(frames=[[1.0, 2.0]]), "row 8 .*frames have dimension 2, wanted 48"),
+    "label is a list": (changed(label=["hate"]), "row 8 .*unknown label"),
+    "language is a number": (changed(language=5), "row 8 .*language must be a string or null"),
+    "author is a list": (changed(author_id=[1]), "row 8 .*author_id must be a string"),
+    "split is a list": (changed(split=["train"]), "row 8 .*split"),
     "one category": (lambda c: [r | {"label": "hate"} for r in c], "every post is labelled 'hate'"),
     "missing label column": (without("label"), "no column 'label'"),
     "missing id column": (without("post_id"), "no column 'post_id'"),

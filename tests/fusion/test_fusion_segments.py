@@ -15,9 +15,9 @@ from deployments.fusion.features import FusionInput
 from deployments.fusion.head import FusionHead
 from deployments.fusion.mlp import softmax
 from deployments.fusion.pooling import log_mean_exp, margins, post_scores
-from deployments.fusion.separable import vector, write_table
 from deployments.fusion.settings import WindowSettings
 from deployments.runtime.values import Embeddings, Modality, TextEmbedding
+from tests.fusion.separable import vector, write_table
 
 NOISE = 0.08
 

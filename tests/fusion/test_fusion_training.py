@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from deployments.fusion.artefact import TrainedOn
-from deployments.fusion.dataset import DatasetError
+from deployments.fusion.artefact import Pooling, TrainedOn
+from deployments.fusion.calibration import fit_temperature, negative_log_likelihood
+from deployments.fusion.dataset import CALIBRATE, HELDOUT, DatasetError, read_dataset
 from deployments.fusion.features import MODALITIES
 from deployments.fusion.head import FusionHead
-from deployments.fusion.report import SUBSETS
-from deployments.fusion.separable import DIMENSIONS, write_table
+from deployments.fusion.mlp import Mlp
+from deployments.fusion.report import SUBSETS, logits_under
+from deployments.fusion.served import offset_warnings, served_scores
 from deployments.fusion.train import TrainProgress, TrainResult, TrainSettings, train_fusion
 from deployments.policy.policy import CATEGORIES
 from deployments.runtime.errors import InvalidInput
 from deployments.runtime.values import Modality
+from tests.fusion.separable import DIMENSIONS, write_table
 
 
 def quick(output: Path, **changes: object) -> TrainSettings:
@@ -52,11 +56,58 @@ def test_the_report_stands_beside_the_head_as_json_and_as_text(training: TrainRe
     assert all(name in text for name in [*CATEGORIES, *("+".join(s) for s in SUBSETS)])
 
 
-def test_calibration_keeps_the_log_loss_of_the_held_out_posts_in_bounds(training: TrainResult) -> None:
+def test_the_temperature_is_the_one_that_the_calibration_part_asks_for(training: TrainResult, table: Path) -> None:
+    data, head = read_dataset(table), FusionHead.load(training.directory)
+    rows = data.splits == CALIBRATE
+    logits, labels = logits_under(head.mlp, data, rows, data.present), data.labels_under(data.present)[rows]
+    assert training.card.temperature == training.report["temperature"] != 1.0
+    assert training.card.temperature == pytest.approx(fit_temperature(logits, labels))
+    assert training.report["ece"]["after"] < 0.1
+
+
+def test_calibration_mends_a_head_that_is_too_sure(training: TrainResult, table: Path) -> None:
+    data, tensors = read_dataset(table), dict(FusionHead.load(training.directory).mlp.tensors)
+    for name in ("layers.2.weight", "layers.2.bias"):
+        tensors[name] = 6 * tensors[name]
+    rows = data.splits == CALIBRATE
+    logits, labels = (
+        logits_under(Mlp(tensors, data.dimensions), data, rows, data.present),
+        data.labels_under(data.present)[rows],
+    )
+    fitted = fit_temperature(logits, labels)
+    assert fitted > 2
+    assert negative_log_likelihood(logits, labels, fitted) < 0.7 * negative_log_likelihood(logits, labels)
+
+
+def test_the_report_tells_what_is_served_and_how_short_a_bad_stretch_is_found(training: TrainResult) -> None:
     report = training.report
-    assert report["ece"]["after"] < 0.1
-    assert report["nll"]["after"] < report["nll"]["before"] + 0.02
-    assert training.card.temperature == report["temperature"]
+    assert report["served"] is None  # the table holds no single frames
+    rows = report["short_stretches"]
+    assert [row["bad_frames"] for row in rows] == [0, 1, 2, 3, 6, 12]
+    assert rows[0]["by_score"] <= rows[0]["review"] < 0.3
+    assert rows[-1]["by_score"] > 0.9
+    assert all(row["review"] >= row["by_score"] for row in rows)
+    assert "bad frames of 60" in training.table
+
+
+def test_served_scores_are_reported_where_the_table_has_frames(training: TrainResult, table: Path) -> None:
+    data, head = read_dataset(table), FusionHead.load(training.directory)
+    assert served_scores(head, data) is None
+    frames = [
+        v[None] if has else None for v, has in zip(data.vectors[Modality.VISUAL], data.present[:, 0], strict=True)
+    ]
+    served = served_scores(head, replace(data, frames=frames))
+    assert served is not None
+    assert served["posts"] == int(((data.splits == HELDOUT) & data.present[:, 0]).sum())
+    assert served["accuracy"] > 0.9  # of posts of one frame, which has no window of its own: what the mean says
+
+
+@pytest.mark.parametrize(("offset", "warned"), [(0.0, False), (3.0, False), (4.0, True)])
+def test_an_offset_that_hides_a_confident_window_is_told(training: TrainResult, offset: float, warned: bool) -> None:
+    pooling = Pooling(offsets={Modality.VISUAL: offset})
+    warnings = offset_warnings(training.card.model_copy(update={"pooling": pooling}))
+    assert bool(warnings) == warned
+    assert all("visual: one window of 60" in warning for warning in warnings)
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_gives_others(tmp_path: Path) -> None:

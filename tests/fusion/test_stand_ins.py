@@ -10,7 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from deployments.clip.registry import make_encoder as make_visual_encoder
-from deployments.fusion.dataset import SPLITS, read_dataset
+from deployments.fusion.artefact import TrainedOn
+from deployments.fusion.dataset import SPLITS, read_dataset, read_encoders
 from deployments.fusion.features import FusionInput
 from deployments.fusion.head import FusionHead
 from deployments.fusion.settings import FusionSettings
@@ -95,6 +96,9 @@ def embed_texts(texts: list[str]) -> list[TextEmbedding]:
 
 def test_the_table_made_of_any_encoders_can_be_read(tmp_path: Path) -> None:
     done: list[int] = []
+    encoders = {
+        m: TrainedOn(name=f"enc-{m}", version="1", dimension=d) for m, d in zip(Modality, (3, 8, 3), strict=True)
+    }
     table = make_stand_in_table(
         tmp_path / "t.parquet",
         embed_frames,
@@ -102,10 +106,12 @@ def test_the_table_made_of_any_encoders_can_be_read(tmp_path: Path) -> None:
         embed_texts,
         n=60,
         seed=2,
+        encoders=encoders,
         progress=lambda i, _: done.append(i),
     )
     data = read_dataset(table)
     assert done == list(range(1, 61))
+    assert read_encoders(table) == encoders
     assert data.dimensions == {Modality.VISUAL: 3, Modality.AUDIO: 8, Modality.TEXT: 3}
     assert set(data.languages) - {None} <= {*TRAIN_LANGUAGES, *HELDOUT_LANGUAGES}
 
