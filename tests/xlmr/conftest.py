@@ -14,6 +14,7 @@ from deployments.runtime.errors import MissingWeights
 from deployments.xlmr.encoder import TextEncoder
 from deployments.xlmr.prepare import prepare_local
 from deployments.xlmr.settings import XlmrSettings
+from tests.conftest import skip_or_fail
 
 WORDS = [
     "a",
@@ -90,7 +91,7 @@ def e5_directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     try:
         yield prepare_local(models_dir)
     except MissingWeights as error:
-        pytest.skip(str(error))
+        skip_or_fail(str(error))
     finally:
         shutil.rmtree(models_dir, ignore_errors=True)
 

