@@ -63,6 +63,11 @@ class _Entry(Generic[Item, Result]):
     enqueued_at: float
     expires_at: float | None
     future: asyncio.Future[Result]
+    timer: asyncio.TimerHandle | None = None  # answers DeadlineExceeded while the entry still waits
+
+    def stop_timer(self) -> None:
+        if self.timer is not None:
+            self.timer.cancel()
 
 
 class MicroBatcher(Generic[Item, Result]):
@@ -105,12 +110,14 @@ class MicroBatcher(Generic[Item, Result]):
 
         Raises:
             Overloaded: the queue is full.
-            DeadlineExceeded: `timeout_s` passed before its batch started.
+            DeadlineExceeded: `timeout_s` passed before its batch started; raised at that moment.
             NodeUnavailable: the batcher is closed.
             Exception: whatever `run` gave for this item.
         """
         if self._closed:
             raise NodeUnavailable
+        if len(self._queue) >= self.settings.max_queue_items:
+            self._forget_answered()
         if len(self._queue) >= self.settings.max_queue_items:
             raise Overloaded
         loop = asyncio.get_running_loop()
@@ -123,11 +130,16 @@ class MicroBatcher(Generic[Item, Result]):
             expires_at=None if timeout_s is None else now + timeout_s,
             future=loop.create_future(),
         )
+        if timeout_s is not None:
+            entry.timer = loop.call_at(loop.time() + timeout_s, self._expire, entry)
         self._queue.append(entry)
         if not self._wake_scheduled:  # one turn of the loop, so that siblings submitted together ride together
             self._wake_scheduled = True
             loop.call_soon(self._start_batches)
-        return await entry.future
+        try:
+            return await entry.future
+        finally:
+            entry.stop_timer()
 
     def oldest_running_s(self) -> float:
         """Age of the oldest batch still running, 0 when idle: how a stuck executor shows."""
@@ -147,6 +159,15 @@ class MicroBatcher(Generic[Item, Result]):
         if self._running:
             await asyncio.wait(self._running)
         self._executor.shutdown(wait=False)
+
+    def _expire(self, entry: _Entry[Item, Result]) -> None:
+        if not entry.future.done():
+            entry.future.set_exception(DeadlineExceeded())
+            self._queue.remove(entry)
+
+    def _forget_answered(self) -> None:
+        """Cancelled and expired items take no place in the queue."""
+        self._queue = deque(entry for entry in self._queue if not entry.future.done())
 
     def _start_batches(self) -> None:
         self._wake_scheduled = False
@@ -182,6 +203,7 @@ class MicroBatcher(Generic[Item, Result]):
             if batch and weight + entry.weight > self.settings.max_batch_weight:
                 skipped.append(entry)
                 break  # a lighter later one must not overtake it
+            entry.stop_timer()
             batch.append(entry)
             weight += entry.weight
         skipped.extend(self._queue)

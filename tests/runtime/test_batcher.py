@@ -211,6 +211,63 @@ async def test_a_run_that_answers_for_fewer_items_than_it_got_fails_them_instead
     assert list(answers) == [1, 1]  # asked again one by one, where one answer is the right number
 
 
+async def test_a_run_that_has_no_answer_for_a_single_item_is_an_error() -> None:
+    subject: MicroBatcher[int, int] = MicroBatcher(lambda items: [], settings=BatchSettings())
+    with pytest.raises(RuntimeError, match="0 results for 1 items"):
+        await asyncio.wait_for(subject.submit(1), timeout=5)
+    answers = await asyncio.gather(subject.submit(1), subject.submit(2), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [RuntimeError, RuntimeError]
+
+
+async def test_an_item_that_waits_is_answered_when_its_time_is_over() -> None:
+    run = Doubler()
+    run.gate.clear()
+    subject = batcher(run)
+    blocker = asyncio.create_task(subject.submit(1))
+    await until_running(run)
+    with pytest.raises(DeadlineExceeded):
+        await asyncio.wait_for(subject.submit(2, timeout_s=0.05), timeout=2)
+    assert subject.queued == 0
+    run.gate.set()
+    assert await blocker == 2
+    assert run.batches == [[1]]
+
+
+async def test_a_deadline_ends_when_the_batch_starts() -> None:
+    run = Doubler()
+    run.gate.clear()
+    subject = batcher(run)
+    running = asyncio.create_task(subject.submit(1, timeout_s=0.05))
+    await until_running(run)
+    await asyncio.sleep(0.1)
+    run.gate.set()
+    assert await running == 2
+
+
+async def test_a_full_queue_of_items_nobody_waits_for_is_not_full() -> None:
+    run = Doubler()
+    run.gate.clear()
+    subject = batcher(run, max_queue_items=3)
+    blocker = asyncio.create_task(subject.submit(1))
+    await until_running(run)
+    gone = [asyncio.create_task(subject.submit(item)) for item in (2, 3)]
+    late = asyncio.create_task(subject.submit(4, timeout_s=0.02))
+    await asyncio.sleep(0.05)
+    for task in gone:
+        task.cancel()
+    await asyncio.sleep(0)
+    kept = [asyncio.create_task(subject.submit(item)) for item in (5, 6, 7)]
+    await asyncio.sleep(0)
+    with pytest.raises(Overloaded):
+        await subject.submit(8)
+    run.gate.set()
+    assert await asyncio.gather(*kept) == [10, 12, 14]
+    assert await blocker == 2
+    with pytest.raises(DeadlineExceeded):
+        await late
+    assert run.batches == [[1], [5, 6, 7]]
+
+
 async def test_a_full_queue_refuses_at_once() -> None:
     run = Doubler()
     run.gate.clear()
