@@ -1,6 +1,7 @@
 """The visual node without Ray: frames of posts, and, where the encoder has a joint space, texts to search them by.
 
-Both go through the one model, never at the same time: an encoder is driven from one thread at a time.
+Both go through the one model, never at the same time: an encoder is driven from one thread at a time. A pass of
+either, and work that is stuck in either, counts for the node's health.
 """
 
 from __future__ import annotations
@@ -30,6 +31,10 @@ class VisualNode(EncoderNode[Frames, Embeddings]):
             self._embed_texts, settings=BatchSettings(max_batch_weight=MAX_TEXTS)
         )
 
+    async def close(self) -> None:
+        await self._texts.close()
+        await super().close()
+
     async def encode_joint_text(self, text: str) -> TextEmbedding:
         """Text in the space shared with frames. Raises NotFound where the encoder has no such space."""
         return dataclasses.replace(await self._texts.submit(text), model=self.encoder.card)
@@ -40,4 +45,7 @@ class VisualNode(EncoderNode[Frames, Embeddings]):
 
     def _embed_texts(self, texts: Sequence[str]) -> Sequence[TextEmbedding | Exception]:
         with self._model:
-            return self._joint.embed_text(texts)
+            return self._counted(self._joint.embed_text, texts)
+
+    def _oldest_running_s(self) -> float:
+        return max(super()._oldest_running_s(), self._texts.oldest_running_s())

@@ -25,12 +25,13 @@ class MediaNode:
         self._decoder = MediaDecoder(settings, frame_spec)
         self._fetcher = Fetcher(settings)
         self._threads = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
-        self._started: set[float] = set()  # of the decodes that run now
+        self._running: dict[object, float] = {}  # decode -> when it started; changed by the threads
         self._health = Health(
             "media",
             probe=lambda: self.decode(_one_pixel()),
             running_s=self._oldest_running_s,
             stuck_after_s=2 * settings.decode_wall_s,  # the child is killed at once that time; this is the second net
+            can_probe=lambda: len(self._running) < settings.decode_workers,
         )
 
     async def decode(self, data: bytes) -> DecodedMedia:
@@ -52,21 +53,21 @@ class MediaNode:
         self._decoder.close()
 
     def _oldest_running_s(self) -> float:
-        return time.monotonic() - min(self._started) if self._started else 0.0
+        now = time.monotonic()
+        return now - min(tuple(self._running.values()), default=now)
 
     def _decode(self, data: bytes) -> DecodedMedia:
-        started = time.monotonic()
-        self._started.add(started)
+        job = object()
+        self._running[job] = time.monotonic()
         try:
             decoded = self._decoder.decode(data)
-        except InvalidInput:  # the file's fault, and proof that decoding works
-            self._health.succeeded()
+        except InvalidInput:  # refused, or the end of its child: the file's doing, and no news of the node
             raise
         except Exception as error:
             self._health.failed(error)
             raise
         finally:
-            self._started.discard(started)
+            del self._running[job]
         self._health.succeeded()
         return decoded
 

@@ -7,25 +7,28 @@ In: items from many callers on one event loop. Out: results, stamped with the mo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Generic, TypeVar
 
 from pydantic import Field
 
 from deployments.runtime.batcher import BatchObserver, BatchSettings, MicroBatcher
 from deployments.runtime.encoder import Encoder
-from deployments.runtime.errors import InvalidInput
+from deployments.runtime.errors import InvalidInput, NotFound
 from deployments.runtime.health import Health
 from deployments.runtime.values import Embeddings, NodeStatus, TextEmbedding
 
 Item = TypeVar("Item")
 Result = TypeVar("Result", bound=Embeddings | TextEmbedding)
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+_REFUSALS = (InvalidInput, NotFound)  # the request's fault: they tell nothing of the encoder
 
 
 class NodeSettings(BatchSettings):
     """What every encoder node is set by, beside its model."""
 
-    workers: int = Field(1, ge=1, description="Batches that run at the same time, each in a thread of its own.")
     stuck_after_s: float = Field(
         60.0, gt=0, description="A batch running longer than this makes the node sick, and Serve replaces the replica."
     )
@@ -49,7 +52,6 @@ class EncoderNode(Generic[Item, Result]):
             settings=BatchSettings(
                 max_batch_weight=settings.max_batch_weight, max_queue_items=settings.max_queue_items
             ),
-            workers=settings.workers,
             weight=encoder.weight,
             bucket=encoder.bucket,
             observer=observer,
@@ -57,7 +59,7 @@ class EncoderNode(Generic[Item, Result]):
         self._health = Health(
             name,
             probe=lambda: self._batcher.submit(encoder.example(), timeout_s=settings.stuck_after_s),
-            running_s=self._batcher.oldest_running_s,
+            running_s=self._oldest_running_s,
             stuck_after_s=settings.stuck_after_s,
         )
 
@@ -87,13 +89,26 @@ class EncoderNode(Generic[Item, Result]):
 
     def _encode(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
         """Runs in the batcher's thread."""
+        return self._counted(self.encoder.encode, items)
+
+    def _oldest_running_s(self) -> float:
+        """Of all work on the encoder; a node with a second way to its encoder adds it here."""
+        return self._batcher.oldest_running_s()
+
+    def _counted(
+        self, run: Callable[[Sequence[In]], Sequence[Out | Exception]], items: Sequence[In]
+    ) -> Sequence[Out | Exception]:
+        """A pass that the node's health hears of: good where it gave any result; refusals alone are neither."""
         try:
-            results = self.encoder.encode(items)
+            results = run(items)
+        except _REFUSALS:
+            raise
         except Exception as error:
             self._health.failed(error)
             raise
-        failures = [r for r in results if isinstance(r, Exception) and not isinstance(r, InvalidInput)]
-        if len(failures) < len(results):
+        errors = [result for result in results if isinstance(result, Exception)]
+        failures = [error for error in errors if not isinstance(error, _REFUSALS)]
+        if len(errors) < len(results):
             self._health.succeeded()
         elif failures:
             self._health.failed(failures[0])
