@@ -133,15 +133,14 @@ class _Child:
         except TimeoutError:
             self.kill()
             raise UndecodableMedia(f"Decoding was stopped: it took longer than {wall_s:g} s.") from None
-        except (wire.Broken, OSError):
+        except (wire.Broken, OSError, ValueError):  # ValueError: the result's area is not what it was
             raise UndecodableMedia(self._cause_of_death()) from None
 
     def _await_ready(self) -> None:
         if self._ready:
             return
         try:
-            self._channel.settimeout(_START_S)
-            wire.receive(self._channel)
+            wire.receive(self._channel, deadline=time.monotonic() + _START_S)
         except (wire.Broken, OSError) as error:
             self.kill()
             raise NodeUnavailable("The media decoder could not start.") from error
@@ -152,10 +151,11 @@ class _Child:
         source, target = wire.anonymous_file("media"), wire.anonymous_file("decoded")
         try:
             _write_all(source, data)
-            os.ftruncate(target, room)
+            wire.fix_size(target, room)
+            deadline = time.monotonic() + wall_s
             self._channel.settimeout(wall_s)
             wire.send(self._channel, {"size": len(data), "room": room}, (source, target))
-            answer = self._answer(time.monotonic() + wall_s)
+            answer, _ = wire.receive(self._channel, deadline=deadline)
             if "log" in answer:
                 _log.error("decoding raised an unforeseen exception: %s", answer["log"])
             if "error" in answer:
@@ -165,11 +165,6 @@ class _Child:
         finally:
             os.close(source)
             os.close(target)
-
-    def _answer(self, deadline: float) -> dict[str, object]:
-        self._channel.settimeout(max(0.001, deadline - time.monotonic()))
-        answer, _ = wire.receive(self._channel)
-        return answer
 
     def _cause_of_death(self) -> str:
         try:

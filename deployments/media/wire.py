@@ -7,11 +7,13 @@ answer is JSON, never pickle: a child that hostile media has taken over must not
 from __future__ import annotations
 
 import array
+import fcntl
 import json
 import math
 import os
 import socket
 import struct
+import time
 from dataclasses import asdict
 from typing import Any
 
@@ -49,17 +51,23 @@ def send(channel: socket.socket, message: dict[str, Any], descriptors: tuple[int
     channel.sendall(payload[sent:])
 
 
-def receive(channel: socket.socket, descriptors: int = 0) -> tuple[dict[str, Any], list[int]]:
-    """Raises Broken at the end of the stream, TimeoutError after the channel's timeout."""
+def receive(
+    channel: socket.socket, descriptors: int = 0, *, deadline: float = math.inf
+) -> tuple[dict[str, Any], list[int]]:
+    """Raises Broken at the end of the stream, TimeoutError where the whole message is not there at `deadline`.
+
+    The deadline is a time of `time.monotonic()` and holds for the message, not for each of its bytes.
+    """
+    _wait_until(channel, deadline)
     head, received, _, _ = socket.recv_fds(channel, _LENGTH.size, descriptors)
     try:
-        head += _exactly(channel, _LENGTH.size - len(head)) if head else b""
+        head += _exactly(channel, _LENGTH.size - len(head), deadline) if head else b""
         if not head:
             raise Broken("closed")
         (length,) = _LENGTH.unpack(head)
         if length > _MAX_MESSAGE:
             raise Broken("message too long")
-        message = json.loads(_exactly(channel, length))
+        message = json.loads(_exactly(channel, length, deadline))
         if not isinstance(message, dict) or len(received) != descriptors:
             raise Broken("not a message")
     except (Broken, ValueError, RecursionError) as error:
@@ -69,9 +77,17 @@ def receive(channel: socket.socket, descriptors: int = 0) -> tuple[dict[str, Any
     return message, received
 
 
-def _exactly(channel: socket.socket, length: int) -> bytes:
+def _wait_until(channel: socket.socket, deadline: float) -> None:
+    left_s = deadline - time.monotonic()
+    if left_s <= 0:
+        raise TimeoutError
+    channel.settimeout(None if left_s == math.inf else left_s)
+
+
+def _exactly(channel: socket.socket, length: int, deadline: float) -> bytes:
     chunks = []
     while length:
+        _wait_until(channel, deadline)
         chunk = channel.recv(min(length, 2**16))
         if not chunk:
             raise Broken("closed")
@@ -82,7 +98,13 @@ def _exactly(channel: socket.socket, length: int) -> bytes:
 
 def anonymous_file(name: str) -> int:
     """A descriptor of memory without a name in any directory."""
-    return os.memfd_create(name, os.MFD_CLOEXEC)
+    return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+def fix_size(descriptor: int, size: int) -> None:
+    """For good: a child that could shrink what its parent has mapped would kill the parent (SIGBUS)."""
+    os.ftruncate(descriptor, size)
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
 
 
 def result_bytes(settings: MediaSettings, spec: FrameSpec) -> int:
@@ -119,7 +141,7 @@ def unpack(message: dict[str, Any], area: memoryview, size_bytes: int) -> Decode
     """Copies the arrays out of the shared area: the child can no longer change them. Raises Broken on nonsense."""
     try:
         return _unpack(message, area, size_bytes)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Broken("the child's answer makes no sense") from error
 
 
