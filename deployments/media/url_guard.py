@@ -114,7 +114,11 @@ def _path(path: str, query: str) -> str:
 
 def next_target(current: Target, location: str, settings: MediaSettings) -> Target:
     """Where a redirect leads, checked like a first URL; never from https to http."""
-    target = parse_url(urljoin(current.url, location), settings)
+    try:
+        url = urljoin(current.url, location)
+    except ValueError:
+        raise UrlRefused("The media's server redirects to a malformed URL.") from None
+    target = parse_url(url, settings)
     if current.scheme == "https" and target.scheme == "http":
         raise UrlRefused("The media's server redirects from https to http.")
     return target

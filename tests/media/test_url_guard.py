@@ -168,6 +168,7 @@ def test_redirects_are_checked_like_first_urls() -> None:
     assert next_target(secure, "//other.example/x", SETTINGS).url == "https://other.example/x"
     with pytest.raises(UrlRefused, match="https to http"):
         next_target(secure, "http://example.com/", SETTINGS)
-    for location in ("file:///etc/passwd", "https://example.com:22/", "https://a@b/", "/a b"):
+    bad = ("file:///etc/passwd", "https://example.com:22/", "https://a@b/", "/a b", "//[x", "//exa\u2100mple.com/")
+    for location in bad:
         with pytest.raises(UrlRefused):
             next_target(secure, location, SETTINGS)
