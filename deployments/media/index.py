@@ -1,6 +1,7 @@
 """A pass over a file's packets without decoding any: when each one plays and which are key frames.
 
-Cheap (no decoder runs), and true for a file that breaks off: only packets that are really there are listed.
+Cheap (no decoder runs), and true for a file that breaks off: only packets that are really there are listed. Where a
+clock starts again in mid-file (clips joined byte for byte) the list's runs on: one part plays after the other.
 """
 
 from __future__ import annotations
@@ -17,25 +18,46 @@ from numpy.typing import NDArray
 from deployments.media.container import ERRORS
 from deployments.media.parts import Budget
 
+_CLOCK_SLACK_S = 0.1  # a decoding time that falls back by more means that the clock started again
 _HEADER_DURATION = ("mov", "matroska", "avi", "flv", "wav")  # others only estimate it from the bit rate
 
 
 @dataclass
 class PacketList:
-    """Packets of one stream in file order."""
+    """Packets of one stream in file order, on a clock that never starts again."""
 
     stream_index: int
     _times: array[float] = field(default_factory=lambda: array("d"))
     _durations: array[float] = field(default_factory=lambda: array("d"))
     _keys: bytearray = field(default_factory=bytearray)
+    _end_s: float = float("-inf")
+    _last_dts_s: float = float("-inf")  # as the file says it
+    _shift_s: float = 0.0  # from the file's clock to the list's
 
     def add(self, packet: av.Packet[Any]) -> None:
-        time_base = float(packet.time_base) if packet.time_base else 0.0
-        stamp = packet.pts if packet.pts is not None else packet.dts
+        time_base, stamp = _time_base(packet), _stamp(packet)
         last = self._times[-1] + self._durations[-1] if self._times else 0.0
-        self._times.append(stamp * time_base if stamp is not None else last)
-        self._durations.append((packet.duration or 0) * time_base)
+        if packet.dts is not None and stamp is not None:
+            dts_s = packet.dts * time_base
+            if dts_s < self._last_dts_s - _CLOCK_SLACK_S:
+                self._shift_s = self._end_s - stamp * time_base
+            self._last_dts_s = dts_s
+        at_s = stamp * time_base + self._shift_s if stamp is not None else last
+        duration_s = (packet.duration or 0) * time_base
+        self._times.append(at_s)
+        self._durations.append(duration_s)
         self._keys.append(packet.is_keyframe)
+        self._end_s = max(self._end_s, at_s + duration_s)
+
+    def onto_its_clock(self, packet: av.Packet[Any], ordinal: int) -> None:
+        """Moves the stamps of the packet with this number, so that its frames come out of the decoder on this clock."""
+        time_base, stamp = _time_base(packet), _stamp(packet)
+        if not time_base or stamp is None or ordinal >= len(self._times):
+            return
+        shift = round(self._times[ordinal] / time_base - stamp)
+        if shift:
+            packet.pts = None if packet.pts is None else packet.pts + shift
+            packet.dts = None if packet.dts is None else packet.dts + shift
 
     def __len__(self) -> int:
         return len(self._times)
@@ -98,6 +120,14 @@ def read_index(
         declared_s=_declared_s(container),
         broken=broken,
     )
+
+
+def _time_base(packet: av.Packet[Any]) -> float:
+    return float(packet.time_base) if packet.time_base else 0.0
+
+
+def _stamp(packet: av.Packet[Any]) -> int | None:
+    return packet.pts if packet.pts is not None else packet.dts
 
 
 def _start_s(lists: list[PacketList]) -> float:

@@ -29,27 +29,32 @@ class Stretch:
     stop_s: float
 
 
-def plan_stretches(start_s: float, end_s: float, max_sound_s: float) -> list[Stretch]:
+@dataclass(frozen=True)
+class SoundPlan:
+    stretches: tuple[Stretch, ...]
+    whole: bool  # one stretch without an end; otherwise blocks of 9.6 s
+
+
+def plan_sound(start_s: float, end_s: float, max_sound_s: float) -> SoundPlan:
     """One stretch for sound that is heard whole; else as many 9.6 s blocks as fit into `max_sound_s`."""
     if end_s - start_s <= max_sound_s:
-        return [Stretch(start_s, float("inf"))]
+        return SoundPlan((Stretch(start_s, float("inf")),), whole=True)
     count = int(max_sound_s / BLOCK_S + 1e-6)
     starts = np.linspace(start_s, end_s - BLOCK_S, count)
-    return [Stretch(float(start), float(start) + BLOCK_S) for start in starts]
+    return SoundPlan(tuple(Stretch(float(start), float(start) + BLOCK_S) for start in starts), whole=False)
 
 
 class SoundPicker:
     """Takes the sound packets of a file one by one, in file order."""
 
-    def __init__(
-        self, stream: av.AudioStream, packets: PacketList, stretches: list[Stretch], settings: MediaSettings
-    ) -> None:
+    def __init__(self, stream: av.AudioStream, packets: PacketList, plan: SoundPlan, settings: MediaSettings) -> None:
         limit_decoder(stream, settings)
         self._codec = stream.codec_context
         self._time_base = float(stream.time_base or 0)
+        self._packets = packets
         self._times = packets.times_s
-        self._stretches = stretches
-        self._whole = len(stretches) == 1
+        self._stretches = plan.stretches
+        self.whole = plan.whole
         self._left = int(settings.max_sound_s * SAMPLE_RATE_HZ)
         self._ordinal = -1
         self._at = 0
@@ -77,7 +82,8 @@ class SoundPicker:
             if self.done:
                 return
             stretch = self._stretches[self._at]
-        if at_s >= stretch.start_s - _PREROLL_S or self._whole:
+        if at_s >= stretch.start_s - _PREROLL_S or self.whole:
+            self._packets.onto_its_clock(packet, self._ordinal)
             self._decode(packet)
 
     def finish_stretch(self) -> None:
@@ -94,7 +100,7 @@ class SoundPicker:
 
     def _keep(self, stretch: Stretch, samples: NDArray[np.float32]) -> None:
         start_s = self._first_s if self._first_s is not None else stretch.start_s
-        if not self._whole:
+        if not self.whole:
             skip = max(0, round((stretch.start_s - start_s) * SAMPLE_RATE_HZ))
             start_s += skip / SAMPLE_RATE_HZ
             samples = samples[skip : skip + round(BLOCK_S * SAMPLE_RATE_HZ)]
@@ -137,10 +143,11 @@ class SoundPicker:
 
     def _collect(self, frames: list[av.AudioFrame]) -> None:
         for frame in frames:
-            channels = np.asarray(frame.to_ndarray(), np.float32)[:, : self._left if self._whole else None]
-            if self._whole:
+            channels = np.asarray(frame.to_ndarray(), np.float32)
+            if self.whole:
+                self.cut = self.cut or channels.shape[1] > self._left
+                channels = channels[:, : self._left]
                 self._left -= channels.shape[1]
-                self.cut = self._left <= 0
             self._chunks.append(channels)
 
     def result(self, start_s: float) -> tuple[NDArray[np.float32] | None, tuple[SoundBlock, ...]]:

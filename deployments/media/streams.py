@@ -18,7 +18,7 @@ from deployments.media.parts import Budget, Parts, Sound, Visual
 from deployments.media.plan import plan_runs, wanted_times
 from deployments.media.settings import MediaSettings
 from deployments.media.sniff import Kind
-from deployments.media.sound import SoundPicker, plan_stretches
+from deployments.media.sound import SoundPicker, plan_sound
 from deployments.media.video import FramePicker
 from deployments.runtime.errors import TooLarge, UndecodableMedia, UnsupportedMedia
 from deployments.runtime.values import SAMPLE_RATE_HZ, ContentType, FrameSpec, ModalityStatus, Status
@@ -83,8 +83,8 @@ def _add_sound(reading: _Reading, container: InputContainer) -> None:
         reading.sound_refused = "The sound's codec is not accepted."
         return
     begin_s = float(packets.times_s.min()) if len(packets) else 0.0
-    stretches = plan_stretches(begin_s, packets.end_s, reading.settings.max_sound_s)
-    reading.sound = SoundPicker(stream, packets, stretches, reading.settings)
+    plan = plan_sound(begin_s, packets.end_s, reading.settings.max_sound_s)
+    reading.sound = SoundPicker(stream, packets, plan, reading.settings)
 
 
 def _run(reading: _Reading, container: InputContainer, budget: Budget) -> None:
@@ -134,11 +134,10 @@ def _visual(reading: _Reading) -> Visual:
     count = len(picker.frames)
     if reason is None and count >= settings.max_frames:
         reason = f"{count} frames, spread evenly over {index.duration_s:.0f} s."
-    return Visual(
-        ModalityStatus(status, reason, frames=count),
-        np.stack(picker.frames),
-        np.asarray(picker.times_s, np.float32),
-    )
+    times_s = np.asarray(picker.times_s, np.float32)
+    in_time = np.argsort(times_s, kind="stable")  # file order is another where the clock jumps
+    frames = np.stack([picker.frames[n] for n in in_time])
+    return Visual(ModalityStatus(status, reason, frames=count), frames, times_s[in_time])
 
 
 def _sound(reading: _Reading) -> Sound:
@@ -149,8 +148,9 @@ def _sound(reading: _Reading) -> Sound:
         return Sound(ModalityStatus(Status.FAILED, reading.sound_refused or "Nothing of the sound decodes."))
     seconds = len(samples) / SAMPLE_RATE_HZ
     reason = reading.stopped or reading.broken_off or _damage(reading.sound.damaged, "sound")
-    if reason is None and len(blocks) > 1:
-        reason = f"{seconds:.0f} of {reading.index.duration_s:.0f} s were heard, in {len(blocks)} evenly spread blocks."
+    if reason is None and not reading.sound.whole:
+        spread = f", in {len(blocks)} evenly spread blocks" if len(blocks) > 1 else ""
+        reason = f"{seconds:.0f} of {reading.index.duration_s:.0f} s were heard{spread}."
     if reason is None and reading.sound.cut:
         reason = f"Only the first {seconds:.0f} s were heard."
     status = Status.PARTIAL if reason else Status.OK

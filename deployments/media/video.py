@@ -40,8 +40,9 @@ class FramePicker:
         self._codec = stream.codec_context
         self._time_base = float(stream.time_base or 0)
         self._pixel_aspect = _pixel_aspect(stream)
-        self._packets = packets.times_s
-        self._exact_s = _step_s(self._packets)
+        self._packets = packets
+        self._at_s = packets.times_s
+        self._exact_s = _step_s(self._at_s)
         self._runs: Iterator[Run] = iter(runs)
         self._run: Run | None = next(self._runs, None)
         self._start_s, self._spec = start_s, spec
@@ -62,9 +63,10 @@ class FramePicker:
         run = self._run
         if run is None or self._ordinal < run.first:
             return
-        at_s = float(self._packets[self._ordinal]) if self._ordinal < len(self._packets) else 0.0
+        at_s = float(self._at_s[self._ordinal]) if self._ordinal < len(self._at_s) else 0.0
         near = any(abs(at_s - target) <= self._exact_s for target in self._targets)
         self._codec.skip_frame = "DEFAULT" if near or self._ordinal == run.first else "NONREF"
+        self._packets.onto_its_clock(packet, self._ordinal)
         self._decode(packet)
         if not self._targets or self._ordinal + 1 >= run.stop:
             self.finish_run()
@@ -118,7 +120,7 @@ class FramePicker:
     def _time_s(self, frame: av.VideoFrame) -> float:
         if frame.pts is not None:
             return frame.pts * self._time_base  # not frame.time, which loses its time base while draining
-        return float(self._packets[self._ordinal]) if self._ordinal < len(self._packets) else 0.0
+        return float(self._at_s[self._ordinal]) if self._ordinal < len(self._at_s) else 0.0
 
 
 def _step_s(times_s: NDArray[np.float64]) -> float:

@@ -370,6 +370,58 @@ def test_sound_beyond_its_cap_is_partial(make: type[Make]) -> None:
     assert loudness_at(media, 440) > 0.9
 
 
+def test_sound_of_exactly_its_cap_is_heard_whole(make: type[Make]) -> None:
+    media = decode(make.sound(seconds=20, rate=16_000), max_sound_s=20)
+    assert (media.audio.status, media.audio.reason, media.audio.seconds) == (Status.OK, None, 20.0)
+
+
+def test_sound_that_is_longer_than_its_clock_says_is_cut_at_the_cap(make: type[Make]) -> None:
+    """Forty seconds of samples whose packets are stamped with twenty."""
+    out, rate = io.BytesIO(), 16_000
+    sound = io.BytesIO(make.sound(seconds=40, rate=rate))
+    with av.open(sound, "r") as given, av.open(out, "w", format="matroska") as file:
+        track = file.add_stream_from_template(given.streams.audio[0])
+        for packet in given.demux(audio=0):
+            if packet.size:
+                packet.time_base, packet.stream = Fraction(1, 2 * rate), track
+                file.mux(packet)
+    media = decode(out.getvalue(), max_sound_s=25)
+    assert media.duration_s == pytest.approx(20, abs=0.5)
+    assert (media.audio.status, media.audio.seconds) == (Status.PARTIAL, 25.0)
+    assert media.audio.reason == "Only the first 25 s were heard."
+
+
+def test_a_cap_that_one_block_fits_into_means_one_block(make: type[Make]) -> None:
+    media = decode(make.sound(seconds=60), max_sound_s=15)
+    assert media.audio.status is Status.PARTIAL
+    assert media.audio.reason == "10 of 60 s were heard."
+    assert media.audio.seconds == pytest.approx(9.6)
+    assert len(media.sound_blocks) == 1
+
+
+def test_clips_joined_byte_for_byte_are_seen_and_heard_as_one(make: type[Make]) -> None:
+    """Each part of such a file starts its clock again."""
+    one, other = make.movie(5.0, container="mpegts"), make.movie(4.5, container="mpegts", gop=100)
+    media = decode(one + other)
+    assert (media.visual.status, media.audio.status) == (Status.OK, Status.OK)
+    assert seconds_shown(media) == [0, 1, 2, 3, 4, 0, 1, 2, 3, 4]
+    assert media.frame_times_s is not None
+    np.testing.assert_allclose(np.diff(media.frame_times_s), 1.0, atol=0.11)
+    assert media.duration_s == pytest.approx(9.6, abs=0.2)
+    assert media.audio.seconds == pytest.approx(9.6, abs=0.2)
+    heard = decode(one + other + one, max_sound_s=10)  # in a block: its times are on the same clock
+    assert heard.duration_s == pytest.approx(14.6, abs=0.2)
+
+
+def test_the_middle_of_long_joined_clips_is_where_it_plays(make: type[Make]) -> None:
+    clip = make.movie(10.0, container="mpegts")
+    media = decode(clip * 4, max_sound_s=29, max_frames=20)
+    assert media.frame_times_s is not None
+    assert len(media.frame_times_s) == 20
+    assert (np.diff(media.frame_times_s) > 1).all()
+    assert [block.start_s for block in media.sound_blocks] == pytest.approx([0.0, 15.3, 30.6], abs=0.3)
+
+
 def test_nothing_and_nonsense_are_refused() -> None:
     with pytest.raises(UndecodableMedia, match="empty"):
         decode(b"")

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.media.plan import plan_runs, spread, wanted_times
-from deployments.media.sound import plan_stretches
+from deployments.media.sound import plan_sound
 
 
 def test_short_videos_are_seen_once_a_second() -> None:
@@ -70,8 +70,11 @@ def test_every_plan_is_in_order_and_within_the_file(
 
 
 def test_long_sound_is_heard_in_blocks_of_ten_examples() -> None:
-    assert [stretch.start_s for stretch in plan_stretches(0.0, 299.0, 300.0)] == [0.0]
-    blocks = plan_stretches(0.0, 3600.0, 300.0)
+    assert [stretch.start_s for stretch in plan_sound(0.0, 299.0, 300.0).stretches] == [0.0]
+    assert plan_sound(0.0, 300.0, 300.0).whole
+    plan = plan_sound(0.0, 3600.0, 300.0)
+    blocks = plan.stretches
+    assert not plan.whole
     assert len(blocks) == 31
     assert blocks[0].start_s == 0.0
     assert blocks[-1].stop_s == pytest.approx(3600.0)
