@@ -259,7 +259,12 @@ class Pipeline:
 
     def _verdict(self, post: Post, caption: str, judged: _Judged, output: FusionOutput) -> Verdict:
         language = _language(post, caption)
-        decided = self._policy.decide(output.category_scores, language.tag if language else None, judged.statuses)
+        decided = self._policy.decide(
+            output.category_scores,
+            language.tag if language else None,
+            judged.statuses,
+            segments=[(segment.category, segment.score) for segment in output.segments],
+        )
         now = datetime.now(UTC)
         return Verdict(
             post_id=post.post_id,
