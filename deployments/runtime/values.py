@@ -115,11 +115,11 @@ class DecodedMedia:
 
 @dataclass(frozen=True)
 class Embeddings:
-    """Vectors of one post's frames or sound examples, in order, not normalised."""
+    """Vectors of one post's frames, clips of frames or sound examples, in order, not normalised."""
 
     vectors: NDArray[np.float32]  # (n, dimension)
     evidence: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)  # name -> (n,), shown in the verdict
-    times_s: NDArray[np.float32] | None = None  # (n,) where each frame is, or each sound example starts
+    times_s: NDArray[np.float32] | None = None  # (n,) where each frame is, or each clip or example starts
     model: ModelCard | None = None  # which model made them: set by the node
     joint: NDArray[np.float32] | None = None  # (n, joint dimension), visual only: the space shared with text
 
