@@ -70,6 +70,7 @@ def verdict_of(post: Post, media: MediaSource | None, policy_version: str) -> Ve
         revision=post.revision,
         nsfw_score=1 - scores["safe"],
         category_scores=scores,
+        severity={name: 6 if name == named else 0 for name in CATEGORIES[1:]},
         created_at=post.created_at,
         decided_at=decided_at,
         age_s=(decided_at - post.created_at).total_seconds(),

@@ -20,7 +20,6 @@ from serve_app.http.settings import HttpSettings
 from serve_app.posts import MediaSource, Post, Verdict
 
 OPENAI_NAMES = {"harassment": "abusive", "illicit": "dangerous"}
-_SEVERITY_STEPS = ((0.75, 6), (0.5, 4), (0.25, 2))  # Azure's scale of four levels
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def result_of(question: Question, verdict: Verdict) -> ModerationResult:
         categories={name: flagged and _is_hit(ours, verdict) for name, ours in names.items()},
         category_scores={name: scores[ours] for name, ours in names.items()},
         category_applied_input_types=dict.fromkeys(names, heard),
-        severity={name: severity(scores[ours]) for name, ours in names.items() if ours != "safe"},
+        severity={name: verdict.severity[ours] for name, ours in names.items() if ours != "safe"},
         nsfw_score=verdict.nsfw_score,
         decision=verdict.decision,
         modalities=verdict.modalities,
@@ -130,10 +129,6 @@ def _is_hit(category: str, verdict: Verdict) -> bool:
     if category == "safe":
         return False
     return category == verdict.decision.category or verdict.category_scores[category] > 0.5
-
-
-def severity(score: float) -> int:
-    return next((level for least, level in _SEVERITY_STEPS if score >= least), 0)
 
 
 def _input_types(content_type: ContentType, verdict: Verdict) -> list[str]:

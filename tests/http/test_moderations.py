@@ -10,7 +10,6 @@ import pytest
 
 from deployments.runtime.errors import Overloaded
 from serve_app.http.fakes import CATEGORIES, FakeModerator
-from serve_app.http.moderation import severity
 from serve_app.records import Records
 
 PICTURE = "data:image/png;base64," + base64.b64encode(b"picture").decode()
@@ -144,8 +143,3 @@ async def test_nothing_is_stored(client: httpx.AsyncClient, services: Any) -> No
     records: Records = services.records
     assert (await records.jobs.state()).unfinished == 0
     assert await records.outbox.pending() == []
-
-
-@pytest.mark.parametrize(("score", "level"), [(0, 0), (0.24, 0), (0.25, 2), (0.5, 4), (0.75, 6), (1, 6)])
-def test_severity_has_four_levels(score: float, level: int) -> None:
-    assert severity(score) == level
