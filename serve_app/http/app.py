@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
 
 from serve_app.http import embeddings, errors, health, moderations, posts
 from serve_app.http.health import Readiness
@@ -23,8 +24,11 @@ DESCRIPTION = "Moderates posts: seven categories with evidence, from picture, so
 
 
 def create_app(services: Services) -> FastAPI:
-    """Build inside the process that serves it. No CORS: the API is for servers, not for browsers."""
-    app = FastAPI(
+    """Build inside the process that serves it. No CORS: the API is for servers, not for browsers.
+
+    /docs brings its own scripts: it works without a network, and a reader's browser tells no other host.
+    """
+    app = FastAPIOffline(
         title="Parakh",
         version="1",
         description=DESCRIPTION,

@@ -15,7 +15,7 @@ from serve_app.http.settings import HttpSettings
 from serve_app.records.keys import SCOPES, Scope
 from tests.http.conftest import build_services, client_of
 
-OPEN = {"/livez", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json"}
+OPEN = {"/livez", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/static-offline-docs"}
 NEEDS: dict[tuple[str, str], Scope] = {
     ("POST", "/v1/moderations"): "ingest",
     ("POST", "/v1/embeddings"): "ingest",
@@ -83,7 +83,7 @@ async def test_every_other_scope_is_403(client: httpx.AsyncClient, services: Ser
         assert answer.status_code != 401
 
 
-@pytest.mark.parametrize("path", sorted(OPEN - {"/docs/oauth2-redirect"}))
+@pytest.mark.parametrize("path", sorted(OPEN - {"/docs/oauth2-redirect", "/static-offline-docs"}))
 async def test_the_open_ones_are_open(client: httpx.AsyncClient, path: str) -> None:
     assert (await client.get(path)).status_code == 200
 

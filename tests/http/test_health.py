@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -106,4 +107,9 @@ async def test_a_graph_that_cannot_be_asked_is_not_ready(tmp_path: Path) -> None
 
 
 async def test_docs_are_served(client: httpx.AsyncClient) -> None:
-    assert "swagger" in (await client.get("/docs")).text.lower()
+    page = (await client.get("/docs")).text
+    assert "swagger" in page.lower()
+    used = [path for path in re.findall(r'(?:src|href)="([^"]+)"', page) if not path.startswith("data:")]
+    assert used
+    assert all(path.startswith("/") for path in used)  # nothing from another host: it works without a network
+    assert [(await client.get(path)).status_code for path in used] == [200] * len(used)
