@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.runtime.errors import InvalidInput, NotFound, TooLarge
-from serve_app.http.body import decode_data_url, is_data_url, is_http_url
+from serve_app.http.body import decode_data_url, is_data_url, is_http_url, off_loop_if_big
 from serve_app.http.errors import ModelNotFound
 from serve_app.http.schemas import EmbeddingBody, EmbeddingItem, EmbeddingRequest, Usage
 from serve_app.http.services import Services
@@ -63,7 +63,8 @@ async def _images(services: Services, urls: list[str]) -> list[Vector]:
 
 async def _image(services: Services, url: str, param: str) -> bytes:
     if is_data_url(url):
-        return decode_data_url(url, max_bytes=services.settings.max_media_bytes, param=param)
+        cap = services.settings.max_media_bytes
+        return await off_loop_if_big(len(url), decode_data_url, url, max_bytes=cap, param=param)
     if is_http_url(url) and services.fetch_media is not None:
         return await services.fetch_media(url)
     accepted = "a data:, http or https URL" if services.fetch_media is not None else "a data: URL"

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from serve_app.http.auth import require, services_of
-from serve_app.http.body import read_json
+from serve_app.http.body import off_loop_if_big, read_json
 from serve_app.http.errors import ModelNotFound
 from serve_app.http.limits import time_left_s
 from serve_app.http.moderation import Question, questions, result_of
@@ -36,7 +36,8 @@ async def create_moderation(request: Request) -> Response:
     asked = await read_json(request, ModerationRequest)
     if asked.model not in (None, services.model_name, *ACCEPTED_MODELS):
         raise ModelNotFound(f"The model `{asked.model}` does not exist.", param="model")
-    found = questions(asked.input, services.settings)
+    size_bytes = len(await request.body())
+    found = await off_loop_if_big(size_bytes, questions, asked.input, services.settings)
     deadline_s = time_left_s(request)
     results = await _all(_answer(services, question, deadline_s) for question in found)
     body = ModerationBody(id=f"modr-{uuid.uuid4().hex}", model=services.model_name, results=results)

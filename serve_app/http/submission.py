@@ -7,7 +7,7 @@ import re
 from fastapi import Request
 
 from deployments.runtime.errors import InvalidInput
-from serve_app.http.body import decode_base64, decode_data_url, is_data_url, parse_json, read_json
+from serve_app.http.body import decode_base64, decode_data_url, is_data_url, off_loop_if_big, parse_json, read_json
 from serve_app.http.intake import Caller
 from serve_app.http.multipart import is_multipart, read_parts
 from serve_app.http.schemas import PostRequest
@@ -31,7 +31,7 @@ async def read_submission(request: Request, settings: HttpSettings) -> tuple[Pos
     if is_multipart(request):
         return await _from_multipart(request, settings)
     asked = await read_json(request, PostRequest)
-    return asked.as_post(), _media_of(asked, settings)
+    return asked.as_post(), await _read_media(asked, settings)
 
 
 async def _from_multipart(request: Request, settings: HttpSettings) -> tuple[Post, MediaSource | None]:
@@ -40,12 +40,17 @@ async def _from_multipart(request: Request, settings: HttpSettings) -> tuple[Pos
     if "post" not in parts:
         raise InvalidInput("The multipart request lacks its part `post`.", param="post")
     asked = parse_json(parts["post"], PostRequest)
-    media = _media_of(asked, settings)
+    media = await _read_media(asked, settings)
     if "media" not in parts:
         return asked.as_post(), media
     if media is not None:
         raise InvalidInput("Give the media once: as part, media_url or media_base64.", param="media")
     return asked.as_post(), _bytes(parts["media"], "media")
+
+
+async def _read_media(asked: PostRequest, settings: HttpSettings) -> MediaSource | None:
+    size_bytes = len(asked.media_url or "") + len(asked.media_base64 or "")
+    return await off_loop_if_big(size_bytes, _media_of, asked, settings)
 
 
 def _media_of(asked: PostRequest, settings: HttpSettings) -> MediaSource | None:
