@@ -1,4 +1,4 @@
-"""Works off accepted posts: claim -> moderate -> conclude, as a task beside the HTTP server.
+"""Works off accepted posts: claim -> moderate -> conclude, as a task beside the HTTP server; and keeps house.
 
 Any number of workers in any number of processes share the queue. A worker renews its leases while it works; when its
 process dies they run out and another worker takes over, so a post is judged at least once and has one verdict.
@@ -11,7 +11,8 @@ import contextlib
 import logging
 import math
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
 
 from deployments.runtime.errors import (
     DeadlineExceeded,
@@ -20,16 +21,20 @@ from deployments.runtime.errors import (
     Overloaded,
     ParakhError,
 )
+from deployments.runtime.values import ContentType
+from serve_app.housekeeping import keep_house
 from serve_app.http.errors import error_object
 from serve_app.http.services import Services
 from serve_app.http.settings import JobSettings
+from serve_app.media_store import MediaMissing
 from serve_app.posts import MediaSource, Verdict
 from serve_app.records.errors import LeaseLost, PostErased
+from serve_app.records.jobs import JobStore
 from serve_app.records.values import Lease
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 RETRYABLE = (NodeUnavailable, Overloaded, DeadlineExceeded, FetchFailed)
-HOUSEKEEPING_S = 60.0
 
 
 class AttemptsExhausted(ParakhError):
@@ -54,7 +59,62 @@ async def attempt(services: Services, lease: Lease, media: MediaSource | None, d
 async def _media_of(services: Services, lease: Lease) -> MediaSource | None:
     if lease.media_sha256 is not None:
         return MediaSource(data=await services.media_store.get(lease.media_sha256))
-    return MediaSource(url=lease.media_url) if lease.media_url is not None else None
+    if lease.media_url is not None:
+        return MediaSource(url=lease.media_url)
+    if lease.post.content_type is not ContentType.TEXT:
+        raise MediaMissing  # past its retention
+    return None
+
+
+async def settle(services: Services, lease: Lease, error: ParakhError, *, counts: bool = True) -> None:
+    """After an attempt that ended in `error`: what may pass is tried again where the queue answers for the post.
+
+    `counts` False: the attempt was a client's, not the queue's, and uses up none of the queue's.
+    """
+    settings = services.settings.jobs
+    again = isinstance(error, RETRYABLE) or type(error) is ParakhError
+    left = not counts or lease.attempts < settings.max_attempts
+    pause_s = retry_delay_s(settings, lease.attempts, error) if again and left else None
+    await services.records.jobs.end_attempt(lease, error_object(error), pause_s, counts=counts)
+
+
+@contextlib.asynccontextmanager
+async def kept_alive(jobs: JobStore, lease: Lease, lease_s: float) -> AsyncIterator[None]:
+    """Renews the lease; raises LeaseLost into the work where it went to another worker."""
+    work, lost = asyncio.current_task(), False
+    assert work is not None
+
+    async def renew() -> None:
+        nonlocal lost
+        while True:
+            await asyncio.sleep(lease_s / 3)
+            with contextlib.suppress(NodeUnavailable):  # a database away for a moment: try again next time
+                if not await jobs.renew(lease, lease_s):
+                    lost = True
+                    work.cancel()
+                    return
+
+    heartbeat = asyncio.create_task(renew())
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not lost:
+            raise
+        work.uncancel()
+        raise LeaseLost from None
+    finally:
+        heartbeat.cancel()
+
+
+async def whole(work: Coroutine[Any, Any, T], undo: Callable[[T], Awaitable[None]]) -> T:
+    """The result of `work`, which a cancellation does not break off: it is undone instead."""
+    task = asyncio.create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        with contextlib.suppress(Exception):  # what fails leaves nothing to undo, or a lease that runs out
+            await undo(await task)
+        raise
 
 
 class JobWorker:
@@ -66,34 +126,31 @@ class JobWorker:
         self._wake = asyncio.Event()
         self._stopping = False
         self._loop: asyncio.Task[None] | None = None
+        self._house: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         if self._loop is None and self._settings.concurrency > 0:
             self._loop = asyncio.create_task(self._run(), name="job worker")
+            self._house = asyncio.create_task(keep_house(self._services), name="housekeeping")
 
     async def stop(self) -> None:
         """Give back what is running, for another worker to take at once."""
         self._stopping = True
-        tasks = [*self._running, *([self._loop] if self._loop else [])]
+        tasks = [*self._running, *(task for task in (self._loop, self._house) if task is not None)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self._loop, self._stopping = None, False
+        self._loop, self._house, self._stopping = None, None, False
 
     def wake(self) -> None:
         """A job was just accepted: do not wait for the next look at the queue."""
         self._wake.set()
 
     async def _run(self) -> None:
-        next_housekeeping = 0.0
-        clock = asyncio.get_running_loop().time
         while not self._stopping:
             self._wake.clear()
             try:
                 claimed = await self._claim()
-                if clock() >= next_housekeeping:
-                    next_housekeeping = clock() + HOUSEKEEPING_S
-                    await self._clean_up()
             except Exception:  # the edge of the task: the queue outlives a sick database
                 log.exception("the job queue could not be read")
                 claimed = 0
@@ -104,7 +161,9 @@ class JobWorker:
 
     async def _claim(self) -> int:
         free = self._settings.concurrency - len(self._running)
-        leases = await self._jobs.claim(self._settings.lease_s, free) if free > 0 else []
+        if free <= 0:
+            return 0
+        leases = await whole(self._jobs.claim(self._settings.lease_s, free), self._give_back)
         for lease in leases:
             task = asyncio.create_task(self._work(lease))
             self._running.add(task)
@@ -117,61 +176,31 @@ class JobWorker:
         if not task.cancelled() and task.exception() is not None:
             log.error("a job's outcome could not be stored; its lease will run out", exc_info=task.exception())
 
-    async def _clean_up(self) -> None:
-        await self._services.records.posts.purge_keys()
-        await self._services.records.erasures.sweep_media(self._services.media_store.delete)
+    async def _give_back(self, leases: list[Lease]) -> None:
+        for lease in leases:
+            await self._jobs.give_back(lease)
 
     async def _work(self, lease: Lease) -> None:
-        if lease.attempts > self._settings.max_attempts:
-            await self._jobs.fail(lease, error_object(AttemptsExhausted()))
-            return
         try:
-            async with self._kept_alive(lease):
+            if lease.attempts > self._settings.max_attempts:
+                await self._jobs.end_attempt(lease, error_object(AttemptsExhausted()))
+            else:
+                await self._attempt(lease)
+        except asyncio.CancelledError:
+            await self._jobs.give_back(lease)
+            raise
+
+    async def _attempt(self, lease: Lease) -> None:
+        try:
+            async with kept_alive(self._jobs, lease, self._settings.lease_s):
                 await attempt(self._services, lease, None, self._settings.deadline_s)
         except (LeaseLost, PostErased):
             log.info("post %r revision %d: no longer this worker's", lease.post.post_id, lease.post.revision)
-        except asyncio.CancelledError:
-            await self._jobs.retry(lease, None)
-            raise
         except ParakhError as error:
-            await self._settle(lease, error)
+            await settle(self._services, lease, error)
         except Exception:  # the edge of a job: one bad post must not end the worker
             log.exception("post %r revision %d failed", lease.post.post_id, lease.post.revision)
-            await self._settle(lease, ParakhError())
-
-    async def _settle(self, lease: Lease, error: ParakhError) -> None:
-        again = isinstance(error, RETRYABLE) or type(error) is ParakhError
-        if again and lease.attempts < self._settings.max_attempts:
-            await self._jobs.retry(lease, error_object(error), retry_delay_s(self._settings, lease.attempts, error))
-        else:
-            await self._jobs.fail(lease, error_object(error))
-
-    @contextlib.asynccontextmanager
-    async def _kept_alive(self, lease: Lease) -> AsyncIterator[None]:
-        """Renews the lease; raises LeaseLost into the work where it went to another worker."""
-        work, lost = asyncio.current_task(), False
-        assert work is not None
-
-        async def renew() -> None:
-            nonlocal lost
-            while True:
-                await asyncio.sleep(self._settings.lease_s / 3)
-                with contextlib.suppress(NodeUnavailable):  # a database away for a moment: try again next time
-                    if not await self._jobs.renew(lease, self._settings.lease_s):
-                        lost = True
-                        work.cancel()
-                        return
-
-        heartbeat = asyncio.create_task(renew())
-        try:
-            yield
-        except asyncio.CancelledError:
-            if not lost:
-                raise
-            work.uncancel()
-            raise LeaseLost from None
-        finally:
-            heartbeat.cancel()
+            await settle(self._services, lease, ParakhError())
 
 
 def retry_delay_s(settings: JobSettings, attempts: int, error: ParakhError) -> float:

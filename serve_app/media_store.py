@@ -1,6 +1,7 @@
 """Where media lies between acceptance and erasure: content-addressed by SHA-256, so the same file is kept once.
 
-`put` returns only when the bytes are durable. Who still needs a file is the records' knowledge, not the store's.
+`put` returns only when the bytes are durable. Who still needs a file is the records' knowledge, not the store's;
+`files` and `delete_partial` are for the sweep that compares the two.
 """
 
 from __future__ import annotations
@@ -11,7 +12,9 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Result = TypeVar("Result")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_PARTIAL = ".tmp-"
 
 
 class MediaMissing(NotFound):
@@ -48,6 +52,14 @@ class MediaStore(Protocol):
 
     async def delete(self, sha256: str) -> None:
         """Idempotent: what is not there is deleted."""
+        ...
+
+    def files(self) -> AsyncIterator[tuple[str, float]]:
+        """SHA-256 of every file, and the seconds since it was put. Raises MediaStoreUnavailable."""
+        ...
+
+    async def delete_partial(self, older_than_s: float) -> None:
+        """What a put left behind whose process died that long ago."""
         ...
 
 
@@ -77,6 +89,20 @@ class DirectoryMediaStore:
     async def delete(self, sha256: str) -> None:
         await _off_loop(self._delete, sha256)
 
+    async def files(self) -> AsyncIterator[tuple[str, float]]:
+        for folder in await _off_loop(lambda: sorted(self._root.iterdir())):
+            for found in await _off_loop(lambda folder=folder: list(_aged(folder, "*/*"))):  # type: ignore[misc]
+                if _SHA256.fullmatch(found[0].name):
+                    yield found[0].name, found[1]
+
+    async def delete_partial(self, older_than_s: float) -> None:
+        def delete() -> None:
+            for path, age_s in _aged(self._root, f"*/*/{_PARTIAL}*"):
+                if age_s > older_than_s:
+                    path.unlink(missing_ok=True)
+
+        await _off_loop(delete)
+
     def _path(self, sha256: str) -> Path:
         digest = checked_digest(sha256)
         return self._root / digest[:2] / digest[2:4] / digest
@@ -84,7 +110,9 @@ class DirectoryMediaStore:
     def _put(self, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()
         path = self._path(digest)
-        if not path.is_file():
+        try:
+            os.utime(path)  # put again: young again, for the sweep
+        except FileNotFoundError:
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             _write_durably(path, data)
             for folder in (path.parent, path.parent.parent, self._root):
@@ -114,7 +142,7 @@ class ObjectMediaStore:
         self._store = store
 
     async def put(self, data: bytes) -> str:
-        digest = hashlib.sha256(data).hexdigest()
+        digest = await asyncio.to_thread(lambda: hashlib.sha256(data).hexdigest())
         if not await self.exists(digest):
             with _object_errors():
                 await self._store.put_async(_key(digest), data)
@@ -136,6 +164,17 @@ class ObjectMediaStore:
     async def delete(self, sha256: str) -> None:
         with contextlib.suppress(MediaMissing), _object_errors():
             await self._store.delete_async(_key(sha256))
+
+    async def files(self) -> AsyncIterator[tuple[str, float]]:
+        with _object_errors():
+            async for found in self._store.list():
+                for entry in found:
+                    name = entry["path"].rpartition("/")[2]
+                    if _SHA256.fullmatch(name):
+                        yield name, (datetime.now(UTC) - entry["last_modified"]).total_seconds()
+
+    async def delete_partial(self, older_than_s: float) -> None:
+        """Nothing: an object appears whole or not at all."""
 
 
 def open_media_store(url: str) -> MediaStore:
@@ -181,7 +220,7 @@ async def _off_loop(call: Callable[P, Result], /, *args: P.args, **kwargs: P.kwa
 
 def _write_durably(path: Path, data: bytes) -> None:
     """Temporary file in the same folder, fsync, rename: a reader sees the whole file or none."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".tmp-")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=_PARTIAL)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
@@ -192,6 +231,14 @@ def _write_durably(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             Path(name).unlink()
         raise
+
+
+def _aged(folder: Path, pattern: str) -> Iterator[tuple[Path, float]]:
+    """Files below the folder with their age in seconds; one that goes away meanwhile is left out."""
+    now = time.time()
+    for path in folder.glob(pattern):
+        with contextlib.suppress(FileNotFoundError):
+            yield path, now - path.stat().st_mtime
 
 
 def _sync_directory(folder: Path) -> None:

@@ -15,10 +15,10 @@ from serve_app.http.responses import body_of, errors
 from serve_app.http.schemas import PostStatusBody
 from serve_app.http.submission import read_caller, read_submission
 from serve_app.http.views import status_json, verdict_json
-from serve_app.posts import Verdict
+from serve_app.posts import Id, Verdict
 
 router = APIRouter(prefix="/v1/posts", tags=["posts"])
-PostId = Annotated[str, Path(min_length=1, max_length=128, description="The post's id.")]
+PostId = Annotated[Id, Path(description="The post's id.")]
 Revision = Annotated[int | None, Query(ge=0, le=2**31 - 1, description="Default: the newest one.")]
 _PENDING: dict[int | str, dict[str, Any]] = {202: {"model": PostStatusBody, "description": "Accepted, not yet judged."}}
 _MULTIPART = {
@@ -65,7 +65,7 @@ async def erase_post(request: Request, post_id: PostId) -> Response:
     """Erase all revisions of a post: media, verdicts, evidence. The audit entry stays."""
     services = services_of(request)
     await services.records.erasures.erase(post_id, caller_of(request) or "anonymous")
-    await services.records.erasures.sweep_media(services.media_store.delete)
+    await services.records.garbage.sweep(services.media_store.delete)
     return Response(status_code=204)
 
 

@@ -17,7 +17,7 @@ class JobSettings(BaseModel):
     concurrency: int = Field(4, ge=0, le=256, description="Jobs one ingress replica runs at once; 0 runs none here.")
     poll_s: float = Field(0.5, gt=0, description="Pause between two looks at an empty queue, in seconds.")
     lease_s: float = Field(
-        60.0, ge=1, description="How long a claimed job stays with its worker without a sign of life."
+        15.0, ge=1, description="How long a post stays with its request or worker without a sign of life, in seconds."
     )
     deadline_s: float = Field(300.0, gt=0, description="Time one attempt may take, in seconds.")
     max_attempts: int = Field(5, ge=1, description="Attempts before a job is marked failed.")
@@ -44,6 +44,9 @@ class HttpSettings(BaseModel):
         60.0, gt=0, description="A request's total deadline (504); keep it below Serve's own request_timeout_s (408)."
     )
     idempotency_ttl_s: float = Field(86_400.0, gt=0, description="How long an Idempotency-Key is remembered.")
+    media_retention_s: float | None = Field(
+        None, gt=0, description="Media of posts finished longer ago than that is deleted; none keeps it until erasure."
+    )
     readiness_ttl_s: float = Field(2.0, ge=0, le=30, description="How long /readyz reuses its last look at the nodes.")
     jobs: JobSettings = Field(JobSettings(), description="Durable jobs behind `Prefer: respond-async`.")
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
@@ -22,7 +22,6 @@ from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
-from sqlalchemy.util import await_only
 
 from deployments.runtime.errors import NodeUnavailable
 
@@ -52,10 +51,6 @@ class Database(Protocol):
 
     def lock(self, session: Session, kind: str, name: str) -> None:
         """Until the transaction ends no other writer holds (kind, name). Order: post, then key, then media."""
-        ...
-
-    def wait(self, session: Session, awaitable: Awaitable[None]) -> None:
-        """Await something of the event loop from within `work`."""
         ...
 
     async def close(self) -> None: ...
@@ -97,25 +92,23 @@ class SqliteDatabase:
     def lock(self, session: Session, kind: str, name: str) -> None:
         """The write lock is held already."""
 
-    def wait(self, session: Session, awaitable: Awaitable[None]) -> None:
-        async def waited() -> None:
-            await awaitable
-
-        asyncio.run_coroutine_threadsafe(waited(), session.info["loop"]).result(timeout=60)
-
     async def close(self) -> None:
-        await asyncio.to_thread(self._engine.dispose)
+        """Waits for what runs; its threads end with it."""
+        await asyncio.to_thread(self._close)
+
+    def _close(self) -> None:
+        for threads in (self._write_thread, self._read_threads):
+            threads.shutdown()
+        self._engine.dispose()
 
     @staticmethod
     async def _in_thread(threads: ThreadPoolExecutor, engine: Any, work: Work[T]) -> T:
-        loop = asyncio.get_running_loop()
-
         def transaction() -> T:
-            session = Session(engine, expire_on_commit=False, info={"loop": loop})
+            session = Session(engine, expire_on_commit=False)
             with _as_unavailable(), session, session.begin():
                 return work(session)
 
-        return await loop.run_in_executor(threads, transaction)
+        return await asyncio.get_running_loop().run_in_executor(threads, transaction)
 
 
 class PostgresDatabase:
@@ -136,9 +129,6 @@ class PostgresDatabase:
     def lock(self, session: Session, kind: str, name: str) -> None:
         statement = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
         session.execute(statement, {"name": f"{kind}:{name}"})
-
-    def wait(self, session: Session, awaitable: Awaitable[None]) -> None:
-        await_only(awaitable)
 
     async def close(self) -> None:
         await self._engine.dispose()

@@ -1,4 +1,4 @@
-"""What the records refuse: every class a 409 or a 404 that the client can act on.
+"""What the records refuse: nearly every class a 409 or a 404 that the client can act on.
 
 ParakhError
 ├── Conflict                 409
@@ -7,12 +7,13 @@ ParakhError
 │   ├── IdempotencyConflict  the key was used for another request
 │   └── IdempotencyInProgress  the key's first request is still running; carries retry_after_s
 ├── PostNotFound             404
+├── MediaBeingDeleted        503, where waiting for the sweep to finish takes too long
 └── LeaseLost                the job went to another worker; never reaches a client
 """
 
 from __future__ import annotations
 
-from deployments.runtime.errors import NotFound, ParakhError
+from deployments.runtime.errors import NodeUnavailable, NotFound, ParakhError
 
 
 class Conflict(ParakhError):
@@ -47,6 +48,10 @@ class IdempotencyInProgress(Conflict):
 class PostNotFound(NotFound):
     code = "post_not_found"
     message = "There is no such post or revision."
+
+
+class MediaBeingDeleted(NodeUnavailable):
+    message = "The same media is being deleted at this moment; retry later."
 
 
 class LeaseLost(ParakhError):

@@ -1,4 +1,6 @@
-"""The queue of accepted posts, for workers: claim -> renew -> retry or fail. (Success is `PostStore.conclude`.)"""
+"""The queue of accepted posts, for workers: claim -> renew -> end_attempt or give_back. (Success is
+`PostStore.conclude`.)
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from collections.abc import Mapping
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, or_, select
+from sqlalchemy import ColumnElement, Delete, Select, and_, delete, func, or_, select
 from sqlalchemy.orm import Session
 
 from serve_app.records import leases
@@ -20,12 +22,12 @@ class JobStore:
         self._database = database
 
     async def claim(self, lease_s: float, limit: int = 1) -> list[Lease]:
-        """Up to `limit` jobs that wait or whose worker gave no sign of life, oldest first."""
+        """Up to `limit` jobs that wait or whose worker gave no sign of life, oldest first; durable from now on."""
 
         def work(session: Session) -> list[Lease]:
             at = leases.now()
             rows = session.execute(_claimable(at, limit).with_for_update(skip_locked=True, of=JobRow))
-            return [leases.claim(job, post, lease_s, at) for job, post in rows.all()]
+            return [_take(job, post, lease_s, at) for job, post in rows.all()]
 
         waiting = _claimable(leases.now(), 1)
         if await self._database.read(lambda session: session.execute(waiting).first()) is None:
@@ -44,24 +46,36 @@ class JobStore:
 
         return await self._database.write(work)
 
-    async def retry(self, lease: Lease, error: Mapping[str, Any] | None, delay_s: float = 0.0) -> None:
-        """Give the job back, to be claimed no sooner than in `delay_s` seconds. A lost lease changes nothing."""
+    async def give_back(self, lease: Lease) -> None:
+        """The attempt was cut short by its own worker and does not count. A lost lease changes nothing."""
 
         def work(session: Session) -> None:
             job = self._held(session, lease)
             if job is not None:
-                leases.retry(job, error, leases.now() + timedelta(seconds=delay_s))
+                leases.retry(job, None, leases.now(), counts=False)
 
         await self._database.write(work)
 
-    async def fail(self, lease: Lease, error: Mapping[str, Any]) -> None:
-        """Give the post up; its open Idempotency-Keys are free again. A lost lease changes nothing."""
+    async def end_attempt(
+        self, lease: Lease, error: Mapping[str, Any], retry_in_s: float | None = None, *, counts: bool = True
+    ) -> None:
+        """The attempt ended in `error`: a durable job waits `retry_in_s` seconds for the next one.
+
+        None, or a job that the queue does not answer for, fails. Either way the Idempotency-Keys of requests that
+        wait for the attempt are free again. `counts` False: one attempt more. A lost lease changes nothing.
+        """
 
         def work(session: Session) -> None:
             job = self._held(session, lease)
-            if job is not None:
-                leases.finish(job, "failed", error, leases.now())
+            if job is None:
+                return
+            at = leases.now()
+            if retry_in_s is None or not job.durable:
+                leases.finish(job, "failed", error, at)
                 session.execute(_keys_of(job))
+            else:
+                leases.retry(job, error, at + timedelta(seconds=retry_in_s), counts=counts)
+                session.execute(_keys_of(job).where(IdempotencyRow.completed_at.is_(None)))
 
         await self._database.write(work)
 
@@ -78,7 +92,7 @@ class JobStore:
 
     def _held(self, session: Session, lease: Lease) -> JobRow | None:
         self._database.lock(session, "post", lease.post.post_id)
-        job = session.get(JobRow, (lease.post.post_id, lease.post.revision))
+        job = session.get(JobRow, (lease.post.post_id, lease.post.revision), with_for_update=True)
         return job if leases.holds(job, lease) else None
 
 
@@ -94,5 +108,10 @@ def _claimable(at: datetime, limit: int) -> Select[JobRow, PostRow]:
     )
 
 
-def _keys_of(job: JobRow) -> Any:
+def _take(job: JobRow, post: PostRow, lease_s: float, at: datetime) -> Lease:
+    job.durable = True
+    return leases.claim(job, post, lease_s, at)
+
+
+def _keys_of(job: JobRow) -> Delete:
     return delete(IdempotencyRow).where(IdempotencyRow.post_id == job.post_id, IdempotencyRow.revision == job.revision)

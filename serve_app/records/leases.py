@@ -30,13 +30,14 @@ def new_job(submission: Submission, at: datetime) -> JobRow:
         created_at=at,
         available_at=at,
         attempts=0,
+        durable=False,
     )
 
 
 def reset(job: JobRow, at: datetime) -> None:
     """Start over: a failed post sent again, or a decided one under a new policy."""
     job.status, job.created_at, job.available_at = "pending", at, at
-    job.attempts, job.error, job.finished_at = 0, None, None
+    job.attempts, job.durable, job.error, job.finished_at = 0, False, None, None
     job.lease, job.lease_until = None, None
 
 
@@ -67,9 +68,8 @@ def finish(job: JobRow, status: str, error: Mapping[str, Any] | None, at: dateti
     job.error = None if error is None else json.dumps(error)
 
 
-def retry(job: JobRow, error: Mapping[str, Any] | None, available_at: datetime) -> None:
-    """`error` None: the attempt was cut short by its own worker and does not count."""
+def retry(job: JobRow, error: Mapping[str, Any] | None, available_at: datetime, *, counts: bool) -> None:
     job.status, job.available_at = "pending", available_at
-    job.attempts -= 1 if error is None else 0
+    job.attempts -= 0 if counts else 1
     job.lease, job.lease_until = None, None
     job.error = None if error is None else json.dumps(error)

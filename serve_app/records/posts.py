@@ -14,17 +14,18 @@ from sqlalchemy.orm import Session
 
 from deployments.runtime.errors import ParakhError
 from serve_app.posts import Verdict
-from serve_app.records import leases, outbox
+from serve_app.records import garbage, leases, outbox
 from serve_app.records.engine import Database
 from serve_app.records.errors import (
     IdempotencyConflict,
     IdempotencyInProgress,
     LeaseLost,
+    MediaBeingDeleted,
     PostErased,
     PostNotFound,
     RevisionConflict,
 )
-from serve_app.records.tables import ErasureRow, IdempotencyRow, JobRow, MediaGarbageRow, PostRow, VerdictRow
+from serve_app.records.tables import ErasureRow, IdempotencyRow, JobRow, PostRow, VerdictRow
 from serve_app.records.values import Lease, PostState, Submission, Ticket
 
 
@@ -44,7 +45,7 @@ class PostStore:
 
         `lease_s`: the caller wants to judge the post itself, now; None leaves it to a worker. A stored verdict
         counts only under `policy_version` (None: under any). Raises PostErased, RevisionConflict,
-        IdempotencyConflict, IdempotencyInProgress.
+        IdempotencyConflict, IdempotencyInProgress, MediaBeingDeleted.
         """
         post = submission.post
 
@@ -53,6 +54,8 @@ class PostStore:
             if session.get(ErasureRow, post.post_id) is not None:
                 raise PostErased
             at = leases.now()
+            if garbage.is_being_deleted(session, submission.media_sha256, at):
+                raise MediaBeingDeleted
             known_key = _known_key(session, submission, at)
             row, job, replayed = _store(session, submission, at)
             verdict = _verdict(session, post.post_id, post.revision, policy_version) if replayed else None
@@ -63,10 +66,12 @@ class PostStore:
             if leases.is_running(job, at):
                 if known_key and lease_s is not None:
                     raise IdempotencyInProgress
+                job.durable = job.durable or lease_s is None
                 return Ticket("running", replayed)
             if job.status in ("done", "failed"):
-                leases.reset(job, at)
+                _start_over(session, row, job, submission, at)
             if lease_s is None:
+                job.durable = True
                 return Ticket("pending", replayed)
             return Ticket("leased", replayed, lease=leases.claim(job, row, lease_s, at))
 
@@ -81,7 +86,7 @@ class PostStore:
 
         def work(session: Session) -> Verdict:
             self._database.lock(session, "post", post_id)
-            job = session.get(JobRow, (post_id, revision))
+            job = session.get(JobRow, (post_id, revision), with_for_update=True)
             stored = _verdict(session, post_id, revision, verdict.decision.policy_version)
             if job is None or not leases.holds(job, lease):
                 if stored is None:
@@ -95,6 +100,19 @@ class PostStore:
             return stored or verdict
 
         return await self._database.write(work)
+
+    async def needs_media(self, submission: Submission) -> bool:
+        """Whether acceptance would have to bring the media: the post is new, or failed, or its media is gone."""
+        identity = (submission.post.post_id, submission.post.revision)
+
+        def work(session: Session) -> bool:
+            found = (session.execute(_post_and_job(*identity))).first()
+            if found is None or found[0].fingerprint != submission.fingerprint:
+                return True
+            row, job = found
+            return job.status == "failed" or (job.status == "done" and row.media_sha256 is None)
+
+        return await self._database.read(work)
 
     async def find(self, post_id: str, revision: int | None = None) -> PostState:
         """The given or the newest revision, with its newest verdict. Raises PostNotFound."""
@@ -139,7 +157,7 @@ def _known_key(session: Session, submission: Submission, at: datetime) -> bool:
 def _store(session: Session, submission: Submission, at: datetime) -> tuple[PostRow, JobRow, bool]:
     """The post's row and job, and whether they were there before with the same content."""
     identity = (submission.post.post_id, submission.post.revision)
-    found = (session.execute(_post_and_job(*identity))).first()
+    found = (session.execute(_post_and_job(*identity).with_for_update(of=JobRow))).first()
     if found is not None:
         row, job = found
         if row.fingerprint == submission.fingerprint:
@@ -149,8 +167,7 @@ def _store(session: Session, submission: Submission, at: datetime) -> tuple[Post
         session.execute(
             delete(IdempotencyRow).where(IdempotencyRow.post_id == identity[0], IdempotencyRow.revision == identity[1])
         )
-        if row.media_sha256 is not None:
-            session.merge(MediaGarbageRow(sha256=row.media_sha256, since=at))
+        garbage.add(session, row.media_sha256)
         leases.reset(job, at)
         _fill(row, submission, at)
         return row, job, False
@@ -160,6 +177,14 @@ def _store(session: Session, submission: Submission, at: datetime) -> tuple[Post
     session.flush()
     session.add(job)
     return row, job, False
+
+
+def _start_over(session: Session, row: PostRow, job: JobRow, submission: Submission, at: datetime) -> None:
+    """The same content again, with its media where the first one is gone or what its URL gave was no good."""
+    if submission.media_sha256 not in (None, row.media_sha256):
+        garbage.add(session, row.media_sha256)
+        row.media_sha256 = submission.media_sha256
+    leases.reset(job, at)
 
 
 def _post_and_job(post_id: str, revision: int | None) -> Select[PostRow, JobRow]:

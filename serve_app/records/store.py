@@ -10,6 +10,7 @@ from sqlalchemy import text
 from serve_app.records.audit import AuditStore
 from serve_app.records.engine import open_database
 from serve_app.records.erasure import ErasureStore
+from serve_app.records.garbage import GarbageStore
 from serve_app.records.jobs import JobStore
 from serve_app.records.keys import KeyStore
 from serve_app.records.migrate import upgrade_database
@@ -27,6 +28,7 @@ class Records:
         self.posts = PostStore(self._database)
         self.jobs = JobStore(self._database)
         self.erasures = ErasureStore(self._database)
+        self.garbage = GarbageStore(self._database)
         self.keys = KeyStore(self._database)
         self.outbox = OutboxStore(self._database)
         self.audit = AuditStore(self._database)

@@ -70,7 +70,7 @@ class PostRow(Table):
     received_at: Mapped[datetime]
     content: Mapped[str]  # the Post as JSON
     fingerprint: Mapped[str] = mapped_column(_DIGEST)  # SHA-256 of the Post and its media's identity
-    media_sha256: Mapped[str | None] = mapped_column(_DIGEST, index=True)  # in the media store
+    media_sha256: Mapped[str | None] = mapped_column(_DIGEST, index=True)  # in the media store; null past retention
     media_url: Mapped[str | None] = mapped_column(Text())
 
 
@@ -90,6 +90,7 @@ class JobRow(Table):
     lease: Mapped[str | None] = mapped_column(String(32))  # token of the claim that runs it
     lease_until: Mapped[datetime | None]
     attempts: Mapped[int]
+    durable: Mapped[bool]  # the queue answers for it (202, or taken over from a dead server): tried until it is final
     error: Mapped[str | None] = mapped_column(Text())  # the API's error object as JSON, of the last attempt
     finished_at: Mapped[datetime | None]
 
@@ -152,11 +153,12 @@ class ErasureRow(Table):
 
 
 class MediaGarbageRow(Table):
-    """A file whose post was erased and which may still lie in the media store."""
+    """A file that no post may need any more and that may still lie in the media store."""
 
     __tablename__ = "media_garbage"
     sha256: Mapped[str] = mapped_column(_DIGEST, primary_key=True)
     since: Mapped[datetime]
+    deleting_until: Mapped[datetime | None]  # a sweep is deleting the file: no post may be accepted with it till then
 
 
 class ApiKeyRow(Table):

@@ -20,6 +20,7 @@ from deployments.runtime.errors import (
     UndecodableMedia,
 )
 from deployments.runtime.values import ContentType
+from serve_app.http.app import create_app
 from serve_app.http.fakes import FakeModerator
 from serve_app.http.intake import fingerprint
 from serve_app.http.services import Services
@@ -27,14 +28,17 @@ from serve_app.http.settings import HttpSettings, JobSettings
 from serve_app.jobs_worker import JobWorker, retry_delay_s
 from serve_app.posts import Post
 from serve_app.records.values import PostState, Submission
-from tests.http.conftest import build_services, text_post
+from tests.http.conftest import build_services, client_of, text_post
 
 JOBS = JobSettings(poll_s=0.02, retry_base_s=0.02, max_attempts=3, lease_s=1)
 
 
+SETTINGS = HttpSettings(auth="off", jobs=JOBS)
+
+
 @pytest.fixture
 async def services(tmp_path: Path, moderator: FakeModerator) -> AsyncIterator[Services]:
-    built = build_services(tmp_path, HttpSettings(auth="off", jobs=JOBS), moderator=moderator)
+    built = build_services(tmp_path, SETTINGS, moderator=moderator)
     await built.records.start()
     yield built
     await built.records.close()
@@ -165,6 +169,18 @@ async def test_a_stopping_worker_gives_its_jobs_back_at_once(services: Services,
     assert (state.status, state.attempts) == ("pending", 0)
 
 
+async def test_a_worker_stopped_at_any_moment_leaves_no_job_behind(
+    services: Services, moderator: FakeModerator
+) -> None:
+    moderator.delay_s = 30
+    await enqueue(services)
+    for n in range(12):
+        async with working(services):
+            await asyncio.sleep(n / 1000)
+        state = await services.records.posts.find("p1")
+        assert (state.status, state.attempts) == ("pending", 0)
+
+
 async def test_a_post_that_kills_its_workers_is_given_up(services: Services) -> None:
     await enqueue(services)
     for _ in range(JOBS.max_attempts):
@@ -198,10 +214,16 @@ CRASHING_SERVER = """
 import asyncio, os, signal, sys
 from pathlib import Path
 from tests.http.conftest import build_services, client_of, text_post
+from tests.http.test_job_worker import SETTINGS
 from serve_app.http.app import create_app
+from serve_app.http.fakes import FakeModerator
 from serve_app.media_store import DirectoryMediaStore
 
 folder, where = Path(sys.argv[1]), sys.argv[2]
+
+class Kills(FakeModerator):
+    async def moderate(self, *args, **kwargs):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 class Dies(DirectoryMediaStore):
     async def put(self, data):
@@ -211,11 +233,12 @@ class Dies(DirectoryMediaStore):
         return digest
 
 async def main():
-    services = build_services(folder, media_store=Dies(folder / "media"))
+    services = build_services(folder, SETTINGS, moderator=Kills(), media_store=Dies(folder / "media"))
     await services.records.start()
     async with client_of(create_app(services)) as client:
         post = text_post(content_type="image", media_base64="cGljdHVyZQ==")
-        answer = await client.post("/v1/posts", json=post, headers={"Prefer": "respond-async", "Idempotency-Key": "k"})
+        prefer = "" if where == "judging" else "respond-async"
+        answer = await client.post("/v1/posts", json=post, headers={"Prefer": prefer, "Idempotency-Key": "k"})
         print(answer.status_code, flush=True)
         await services.records.jobs.claim(0.5)  # a worker has it, and dies with the process
         os.kill(os.getpid(), signal.SIGKILL)
@@ -224,18 +247,42 @@ asyncio.run(main())
 """
 
 
-@pytest.mark.parametrize(("where", "acknowledged"), [("after media", b""), ("after answer", b"202\n")])
-async def test_a_killed_server_loses_nothing_it_acknowledged(tmp_path: Path, where: str, acknowledged: bytes) -> None:
+async def crash(folder: Path, where: str) -> bytes:
+    """What the server said before it died."""
     server = await asyncio.create_subprocess_exec(
         sys.executable,
-        *("-c", CRASHING_SERVER, str(tmp_path), where),
+        *("-c", CRASHING_SERVER, str(folder), where),
         stdout=asyncio.subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": os.getcwd()},
     )
     said, _ = await server.communicate()
-    assert (server.returncode, said) == (-signal.SIGKILL, acknowledged)
+    assert server.returncode == -signal.SIGKILL
+    return said
 
-    services = build_services(tmp_path, HttpSettings(auth="off", jobs=JOBS))
+
+async def test_a_server_killed_while_it_judges_does_not_keep_its_client_waiting_long(tmp_path: Path) -> None:
+    assert await crash(tmp_path, "judging") == b""
+    services = build_services(tmp_path, SETTINGS)
+    await services.records.start()
+    post, headers = text_post(content_type="image", media_base64="cGljdHVyZQ=="), {"Idempotency-Key": "k"}
+    async with client_of(create_app(services)) as client, asyncio.timeout(2 * JOBS.lease_s):
+        while (answer := await client.post("/v1/posts", json=post, headers=headers)).status_code == 409:
+            await asyncio.sleep(0.1)
+    assert answer.status_code == 200
+    await services.records.close()
+
+
+async def test_a_request_keeps_its_post_for_as_long_as_it_lives(services: Services, moderator: FakeModerator) -> None:
+    moderator.delay_s = 2.0  # twice the lease
+    async with client_of(create_app(services)) as client, working(services):
+        assert (await client.post("/v1/posts", json=text_post())).status_code == 200
+    assert len(moderator.moderated) == 1
+
+
+@pytest.mark.parametrize(("where", "acknowledged"), [("after media", b""), ("after answer", b"202\n")])
+async def test_a_killed_server_loses_nothing_it_acknowledged(tmp_path: Path, where: str, acknowledged: bytes) -> None:
+    assert await crash(tmp_path, where) == acknowledged
+    services = build_services(tmp_path, SETTINGS)
     await services.records.start()
     if acknowledged:
         async with working(services):

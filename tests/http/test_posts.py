@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import hashlib
+import time
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +14,14 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from deployments.runtime.errors import NodeUnavailable, Overloaded, UndecodableMedia
+from deployments.runtime.errors import (
+    DeadlineExceeded,
+    FetchFailed,
+    NodeUnavailable,
+    Overloaded,
+    UndecodableMedia,
+    UrlRefused,
+)
 from serve_app.http.app import create_app
 from serve_app.http.fakes import FakeModerator
 from serve_app.http.services import Services
@@ -167,6 +177,18 @@ class TestRespondAsync:
         await client.post("/v1/posts", json=text_post(), headers=ASYNC)
         assert (await client.post("/v1/posts", json=text_post())).status_code == 200
 
+    @pytest.mark.parametrize("error", [NodeUnavailable(), Overloaded(), DeadlineExceeded(), RuntimeError()])
+    async def test_the_promise_outlives_synchronous_requests_that_fail(
+        self, app: FastAPI, client: httpx.AsyncClient, moderator: FakeModerator, error: Exception
+    ) -> None:
+        accepted = await client.post("/v1/posts", json=text_post(), headers=ASYNC)
+        moderator.errors = [error] * 7  # more than the queue has attempts
+        refused = [(await client.post("/v1/posts", json=text_post())).status_code for _ in range(7)]
+        assert set(refused) == {getattr(error, "status", 500)}
+        app.state.worker.start()
+        assert (await until_done(client, accepted.headers["location"])).json()["decision"]["action"] == "allow"
+        await app.state.worker.stop()
+
     async def test_media_url_is_kept_for_the_worker(
         self, app: FastAPI, client: httpx.AsyncClient, moderator: FakeModerator
     ) -> None:
@@ -178,6 +200,86 @@ class TestRespondAsync:
         (_, media), *_ = moderator.moderated
         assert media is not None
         assert (media.url, media.data) == ("https://example.org/a.png", None)
+
+
+class TestMediaByUrl:
+    """Where fetching is enabled."""
+
+    URL = "https://example.org/a.png"
+
+    @pytest.fixture
+    def web(self) -> dict[str, bytes | Exception]:
+        return {self.URL: PICTURE}
+
+    @pytest.fixture
+    async def services(self, tmp_path: Path, moderator: FakeModerator, web: dict[str, Any]) -> AsyncIterator[Services]:
+        async def fetch(url: str) -> bytes:
+            found = web.get(url, FetchFailed())
+            if isinstance(found, Exception):
+                raise found
+            assert isinstance(found, bytes)
+            return found
+
+        built = build_services(tmp_path, moderator=moderator, fetch_media=fetch)
+        await built.records.start()
+        yield built
+        await built.records.close()
+
+    def post(self, post_id: str = "p1") -> dict[str, object]:
+        return image_post(post_id, media_base64=None, media_url=self.URL)
+
+    async def test_is_kept_as_it_was_when_the_post_was_accepted(
+        self, app: FastAPI, client: httpx.AsyncClient, moderator: FakeModerator, web: dict[str, Any]
+    ) -> None:
+        accepted = await client.post("/v1/posts", json=self.post(), headers=ASYNC)
+        web.clear()
+        assert (await client.post("/v1/posts", json=self.post(), headers=ASYNC)).status_code == 202
+        app.state.worker.start()
+        await until_done(client, accepted.headers["location"])
+        await app.state.worker.stop()
+        assert [media and media.data for _, media in moderator.moderated] == [PICTURE]
+
+    @pytest.mark.parametrize("prefer", ["", "respond-async"])
+    @pytest.mark.parametrize(
+        ("found", "status", "code"),
+        [
+            (UrlRefused(), 400, "url_refused"),
+            (FetchFailed(), 422, "fetch_failed"),
+            (b"", 422, "fetch_failed"),
+            (b"x" * (64 * 2**20 + 1), 413, "too_large"),
+        ],
+    )
+    async def test_that_cannot_be_had_is_refused_at_once_and_nothing_is_kept(
+        self, client: httpx.AsyncClient, web: dict[str, Any], prefer: str, found: object, status: int, code: str
+    ) -> None:
+        web[self.URL] = found
+        refused = await client.post("/v1/posts", json=self.post(), headers={"Prefer": prefer})
+        assert (refused.status_code, refused.json()["error"]["code"]) == (status, code)
+        assert (await client.get("/v1/posts/p1")).status_code == 404
+
+    async def test_is_stored_for_synchronous_posts_too_and_a_replay_fetches_nothing(
+        self, client: httpx.AsyncClient, services: Services, web: dict[str, Any]
+    ) -> None:
+        verdict = await client.post("/v1/posts", json=self.post())
+        assert await services.media_store.get(verdict.json()["media_sha256"]) == PICTURE
+        web.clear()
+        again = await client.post("/v1/posts", json=self.post())
+        assert (again.json(), again.headers["idempotency-replayed"]) == (verdict.json(), "true")
+        await client.delete("/v1/posts/p1")
+        assert not await services.media_store.exists(verdict.json()["media_sha256"])
+
+    async def test_is_fetched_anew_after_a_failure(
+        self, client: httpx.AsyncClient, services: Services, moderator: FakeModerator, web: dict[str, Any]
+    ) -> None:
+        moderator.errors = [UndecodableMedia()]
+        assert (await client.post("/v1/posts", json=self.post())).status_code == 422
+        web[self.URL] = b"whole at last"
+        assert (await client.post("/v1/posts", json=self.post())).status_code == 200
+        (_, media) = moderator.moderated[-1]
+        assert media is not None
+        assert media.data == b"whole at last"
+        await services.records.garbage.sweep(services.media_store.delete)
+        assert [digest async for digest, _ in services.media_store.files()] == [hashlib.sha256(media.data).hexdigest()]
 
 
 async def until_done(client: httpx.AsyncClient, where: str) -> httpx.Response:
@@ -209,15 +311,39 @@ class TestErasure:
     async def test_unknown_is_not_found(self, client: httpx.AsyncClient) -> None:
         assert (await client.delete("/v1/posts/nobody")).status_code == 404
 
+    async def test_who_waits_for_the_verdict_hears_of_it(
+        self, client: httpx.AsyncClient, moderator: FakeModerator
+    ) -> None:
+        moderator.delay_s = 0.4
+        asked = [asyncio.create_task(client.post("/v1/posts", json=text_post())) for _ in range(2)]
+        await asyncio.sleep(0.2)
+        await client.delete("/v1/posts/p1")
+        assert [(await task).json()["error"]["code"] for task in asked] == ["post_erased"] * 2
+
     async def test_media_of_a_refused_post_does_not_stay(self, client: httpx.AsyncClient, services: Services) -> None:
         await client.post("/v1/posts", json=image_post())
         await client.post("/v1/posts", json=image_post(data=b"other"))
-        await services.records.erasures.sweep_media(services.media_store.delete)
+        await services.records.garbage.sweep(services.media_store.delete)
         kept = [path.read_bytes() for path in Path(services.media_store._root).rglob("*") if path.is_file()]  # type: ignore[attr-defined]
         assert kept == [PICTURE]
 
 
 class TestMalformed:
+    @pytest.mark.parametrize("post_id", ["a%00b", "a%20b", "a%0Ab", "x" * 129])
+    async def test_id(self, client: httpx.AsyncClient, post_id: str) -> None:
+        for refused in (await client.get(f"/v1/posts/{post_id}"), await client.delete(f"/v1/posts/{post_id}")):
+            assert (refused.status_code, refused.json()["error"]["param"]) == (400, "post_id")
+
+    async def test_a_long_data_url_that_is_not_base64_is_refused_before_it_is_undone(
+        self, client: httpx.AsyncClient
+    ) -> None:
+        body = b'{"post_id":"p","author_id":"a","content_type":"image","created_at":"2026-11-01T10:00:00Z","media_url":'
+        body += b'"data:image/png,' + b"%41" * (8 * 2**20) + b'"}'
+        began = time.perf_counter()
+        refused = await client.post("/v1/posts", content=body, headers={"content-type": "application/json"})
+        assert time.perf_counter() - began < 1
+        assert (refused.status_code, refused.json()["error"]["param"]) == (413, "media_url")
+
     @pytest.mark.parametrize(
         ("changes", "param"),
         [
@@ -298,6 +424,23 @@ async def test_a_client_that_leaves_does_not_undo_the_work(
     await app.state.intake.drain()
     assert (await client.get("/v1/posts/p1")).status_code == 200
     assert len(moderator.moderated) == 1
+
+
+async def test_a_client_that_leaves_at_any_moment_gets_its_verdict_on_return(
+    client: httpx.AsyncClient, moderator: FakeModerator, app: FastAPI
+) -> None:
+    moderator.delay_s = 0.02
+    for n in range(30):
+        post, headers = image_post(f"p{n}", data=b"%d" % n), {"Idempotency-Key": f"k{n}"}
+        leaving = asyncio.create_task(client.post("/v1/posts", json=post, headers=headers))
+        await asyncio.sleep(n / 1000)
+        leaving.cancel()
+        async with asyncio.timeout(2):
+            while (answer := await client.post("/v1/posts", json=post, headers=headers)).status_code == 409:
+                await asyncio.sleep(0.01)
+        assert answer.status_code == 200
+    assert len(moderator.moderated) == 30
+    await app.state.intake.drain()
 
 
 async def test_a_restart_forgets_nothing(tmp_path: Path, moderator: FakeModerator) -> None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 from pathlib import Path
-from typing import Any
 
 import pytest
+from obstore.store import MemoryStore
 
 from serve_app.media_store import (
     DirectoryMediaStore,
@@ -26,8 +27,7 @@ DIGEST = hashlib.sha256(DATA).hexdigest()
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> MediaStore:
     if request.param == "directory":
         return open_media_store(f"file://{tmp_path}/media")
-    memory: Any = pytest.importorskip("obstore.store", reason="the package for S3 is not installed").MemoryStore()
-    return ObjectMediaStore(memory)
+    return ObjectMediaStore(MemoryStore())
 
 
 async def test_what_was_put_comes_back(store: MediaStore) -> None:
@@ -51,6 +51,35 @@ async def test_no_name_leaves_the_store(store: MediaStore, name: str) -> None:
     for call in (store.get, store.exists, store.delete):
         with pytest.raises(ValueError, match="not a lower-case hexadecimal SHA-256"):
             await call(name)
+
+
+async def test_every_file_is_listed_with_its_age(store: MediaStore) -> None:
+    await store.put(DATA)
+    other = await store.put(b"other")
+    await store.delete_partial(older_than_s=0)
+    found = {digest: age_s async for digest, age_s in store.files()}
+    assert set(found) == {DIGEST, other}
+    assert all(-1 < age_s < 60 for age_s in found.values())
+
+
+async def test_what_a_dead_process_left_half_written_goes_when_it_is_old(tmp_path: Path) -> None:
+    store = DirectoryMediaStore(tmp_path)
+    await store.put(DATA)
+    left = tmp_path / DIGEST[:2] / DIGEST[2:4] / ".tmp-abc"
+    left.write_bytes(b"half")
+    await store.delete_partial(older_than_s=60)
+    assert left.exists()
+    os.utime(left, (0, 0))
+    await store.delete_partial(older_than_s=60)
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == [DIGEST]
+
+
+async def test_a_file_put_again_is_young_again(tmp_path: Path) -> None:
+    store = DirectoryMediaStore(tmp_path)
+    await store.put(DATA)
+    os.utime(tmp_path / DIGEST[:2] / DIGEST[2:4] / DIGEST, (0, 0))
+    await store.put(DATA)
+    assert [age_s < 60 async for _, age_s in store.files()] == [True]
 
 
 async def test_the_same_file_from_many_at_once_is_kept_once(tmp_path: Path) -> None:

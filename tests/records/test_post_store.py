@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from serve_app.records.errors import (
     IdempotencyConflict,
     IdempotencyInProgress,
     LeaseLost,
+    MediaBeingDeleted,
     PostErased,
     PostNotFound,
     RevisionConflict,
@@ -28,6 +31,10 @@ from tests.records.conftest import judged, submission, verdict_for
 
 async def execute(records: Records, statement: str) -> None:
     await records._database.write(lambda session: session.execute(text(statement)) and None)
+
+
+async def nothing(digest: str) -> None:
+    """Deletes nothing."""
 
 
 FAILURE = error_object(ParakhError("did not decode"))
@@ -64,7 +71,7 @@ async def test_other_content_under_the_same_revision_is_a_conflict(records: Reco
 async def test_a_failed_post_may_be_replaced_and_tried_again(records: Records) -> None:
     ticket = await records.posts.accept(submission(), lease_s=60)
     assert ticket.lease is not None
-    await records.jobs.fail(ticket.lease, FAILURE)
+    await records.jobs.end_attempt(ticket.lease, FAILURE)
     assert (await records.posts.find("p1")).error == FAILURE
     retried = await records.posts.accept(submission(caption="mended"), lease_s=60)
     assert retried.lease is not None
@@ -161,7 +168,7 @@ class TestIdempotencyKeys:
     async def test_a_failed_request_frees_its_key(self, records: Records) -> None:
         ticket = await records.posts.accept(submission(idempotency_key="k"), lease_s=60)
         assert ticket.lease is not None
-        await records.jobs.fail(ticket.lease, FAILURE)
+        await records.jobs.end_attempt(ticket.lease, FAILURE)
         assert (await records.posts.accept(submission("p2", idempotency_key="k"), lease_s=60)).lease is not None
 
     async def test_an_expired_key_is_forgotten(self, records: Records) -> None:
@@ -220,12 +227,43 @@ class TestErasure:
         for post_id in ("p1", "p2"):
             await records.posts.accept(submission(post_id, media_sha256=shared), lease_s=60)
         await records.erasures.erase("p1", "a")
-        await records.erasures.sweep_media(delete)
+        await records.garbage.sweep(delete)
         assert deleted == []
         await records.erasures.erase("p2", "a")
-        await records.erasures.sweep_media(delete)
-        await records.erasures.sweep_media(delete)
+        await records.garbage.sweep(delete)
+        await records.garbage.sweep(delete)
         assert deleted == [shared]
+
+    async def test_posts_with_one_file_erased_at_once(self, records: Records, open_records: Callable[[], Any]) -> None:
+        other: Records = await open_records()
+        for n in range(20):
+            await records.posts.accept(submission(f"p{n}", media_sha256="ab" * 32), lease_s=60)
+        stores = [(records, other)[n % 2].erasures for n in range(20)]
+        await asyncio.gather(*(store.erase(f"p{n}", "a") for n, store in enumerate(stores)))
+        assert await records.garbage.sweep(nothing) == 1
+
+    async def test_nobody_waits_while_a_file_is_deleted_but_who_brings_the_same_one(
+        self, records: Records, open_records: Callable[[], Any]
+    ) -> None:
+        other: Records = await open_records()
+        deleting, deleted = asyncio.Event(), asyncio.Event()
+
+        async def slowly(digest: str) -> None:
+            deleting.set()
+            await deleted.wait()
+
+        await records.posts.accept(submission(media_sha256="ab" * 32), lease_s=60)
+        await records.erasures.erase("p1", "a")
+        sweep = asyncio.create_task(records.garbage.sweep(slowly))
+        await deleting.wait()
+        async with asyncio.timeout(5):
+            await other.posts.accept(submission("p2"), lease_s=60)
+            with pytest.raises(MediaBeingDeleted):
+                await other.posts.accept(submission("p3", media_sha256="ab" * 32), lease_s=60)
+            await other.garbage.sweep(nothing)  # leaves the file to the first sweep
+        deleted.set()
+        await sweep
+        assert (await other.posts.accept(submission("p3", media_sha256="ab" * 32), lease_s=60)).lease is not None
 
     async def test_a_file_that_could_not_be_deleted_is_tried_again(self, records: Records) -> None:
         tries: list[str] = []
@@ -237,10 +275,55 @@ class TestErasure:
 
         await records.posts.accept(submission(media_sha256="cd" * 32), lease_s=60)
         await records.erasures.erase("p1", "a")
-        with pytest.raises(ParakhError):
-            await records.erasures.sweep_media(refuse_once)
-        await records.erasures.sweep_media(refuse_once)
+        with pytest.raises(OSError, match="away"):
+            await records.garbage.sweep(refuse_once)
+        await records.garbage.sweep(refuse_once)
         assert len(tries) == 2
+
+
+class TestRetention:
+    async def test_media_of_what_is_finished_goes_and_of_what_waits_stays(self, records: Records) -> None:
+        await judged(records, submission("done", media_sha256="ab" * 32))
+        await records.posts.accept(submission("waiting", media_sha256="cd" * 32), lease_s=None)
+        assert await records.garbage.expire(60) == 0
+        await asyncio.sleep(0.02)
+        assert await records.garbage.expire(0.01) == 1
+        assert await records.garbage.expire(0.01) == 0
+        deleted: list[str] = []
+
+        async def delete(digest: str) -> None:
+            deleted.append(digest)
+
+        await records.garbage.sweep(delete)
+        assert deleted == ["ab" * 32]
+        assert (await records.posts.find("done")).verdict is not None
+
+    async def test_under_a_new_policy_the_post_brings_its_media_again(self, records: Records) -> None:
+        asked = submission(media_sha256="ab" * 32)
+        await judged(records, asked)
+        assert not await records.posts.needs_media(asked)
+        await asyncio.sleep(0.02)
+        await records.garbage.expire(0.01)
+        assert await records.posts.needs_media(asked)
+        ticket = await records.posts.accept(asked, lease_s=60, policy_version="2")
+        assert ticket.lease is not None
+        assert ticket.lease.media_sha256 == "ab" * 32
+
+
+async def test_of_many_files_those_without_a_post_are_found(records: Records) -> None:
+    await records.posts.accept(submission(media_sha256="ab" * 32), lease_s=60)
+    assert await records.garbage.add_unreferenced(["ab" * 32, "cd" * 32, "ef" * 32]) == 2
+    assert await records.garbage.add_unreferenced(["cd" * 32]) == 1
+    assert await records.garbage.sweep(nothing) == 2
+
+
+async def test_closed_records_leave_no_thread(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+    opened = await Records.open(f"sqlite:///{tmp_path}/parakh.db")
+    await asyncio.gather(*(opened.ping() for _ in range(4)))
+    await opened.close()
+    left = set(threading.enumerate()) - before
+    assert not [thread.name for thread in left if thread.name.startswith("records-")]
 
 
 async def test_the_audit_cannot_be_changed(records: Records) -> None:
