@@ -31,7 +31,8 @@ Work = Callable[[Session], T]
 BUSY_TIMEOUT_S = 15.0
 SQLITE_READERS = 4
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
-_PRAGMAS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}")
+# the timeout first: going over to WAL may have to wait for another process that is making the tables
+_PRAGMAS = (f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
 
 
 class RecordsUnavailable(NodeUnavailable):
