@@ -42,13 +42,17 @@ class AttemptsExhausted(ParakhError):
     message = "The post could not be judged: every attempt ended with its worker."
 
 
-async def attempt(services: Services, lease: Lease, media: MediaSource | None, deadline_s: float) -> Verdict:
+async def attempt(
+    services: Services, lease: Lease, media: MediaSource | None, deadline_s: float, *, wait_for_nodes: bool = False
+) -> Verdict:
     """Judge the post and store the verdict; returns the one that stands. Raises ParakhError."""
     if media is None:
         media = await _media_of(services, lease)
     try:
         async with asyncio.timeout(deadline_s):
-            verdict = await services.moderator.moderate(lease.post, media, deadline_s=deadline_s)
+            verdict = await services.moderator.moderate(
+                lease.post, media, deadline_s=deadline_s, wait_for_nodes=wait_for_nodes
+            )
     except TimeoutError:
         raise DeadlineExceeded from None
     if not all(math.isfinite(score) for score in (verdict.nsfw_score, *verdict.category_scores.values())):
@@ -191,9 +195,11 @@ class JobWorker:
             raise
 
     async def _attempt(self, lease: Lease) -> None:
+        """A modality whose node is down can wait, until the last attempt: then the post is judged without it."""
+        more = lease.attempts < self._settings.max_attempts
         try:
             async with kept_alive(self._jobs, lease, self._settings.lease_s):
-                await attempt(self._services, lease, None, self._settings.deadline_s)
+                await attempt(self._services, lease, None, self._settings.deadline_s, wait_for_nodes=more)
         except (LeaseLost, PostErased):
             log.info("post %r revision %d: no longer this worker's", lease.post.post_id, lease.post.revision)
         except ParakhError as error:

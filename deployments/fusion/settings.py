@@ -18,7 +18,7 @@ class WindowSettings(BaseModel):
         (1, 3), description="Lengths in consecutive frames; 1 finds a flash, 3 what single frames only hint at."
     )
     sound_windows: tuple[int, ...] = Field((1, 5), description="Lengths in consecutive sound examples of 0.96 s.")
-    segment_floor: float = Field(0.7, gt=0, le=1, description="A window becomes part of a segment at this score.")
+    segment_floor: float = Field(0.95, gt=0, le=1, description="A window becomes part of a segment at this score.")
     max_segments: int = Field(32, ge=1, description="The strongest segments a verdict lists.")
 
     @field_validator("frame_windows", "sound_windows")

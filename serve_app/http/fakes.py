@@ -28,11 +28,20 @@ class FakeModerator:
     joint_space: bool = True
     policy_version: str = "fake-1"
     moderated: list[tuple[Post, MediaSource | None]] = field(default_factory=list)
+    waited: list[bool] = field(default_factory=list)  # `wait_for_nodes` of each call
     sick: dict[str, str] = field(default_factory=dict)  # node -> reason
     status_calls: int = 0
 
-    async def moderate(self, post: Post, media: MediaSource | None, *, deadline_s: float | None = None) -> Verdict:
+    async def moderate(
+        self,
+        post: Post,
+        media: MediaSource | None,
+        *,
+        deadline_s: float | None = None,
+        wait_for_nodes: bool = False,
+    ) -> Verdict:
         self.moderated.append((post, media))
+        self.waited.append(wait_for_nodes)
         await asyncio.sleep(self.delay_s)
         if self.errors:
             raise self.errors.pop(0)

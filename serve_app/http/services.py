@@ -16,7 +16,16 @@ from serve_app.records import Records
 class Moderator(Protocol):
     """The graph as the doors see it. Every method raises a ParakhError where it cannot answer."""
 
-    async def moderate(self, post: Post, media: MediaSource | None, *, deadline_s: float | None = None) -> Verdict: ...
+    async def moderate(
+        self,
+        post: Post,
+        media: MediaSource | None,
+        *,
+        deadline_s: float | None = None,
+        wait_for_nodes: bool = False,
+    ) -> Verdict:
+        """With `wait_for_nodes` NodeUnavailable rather than a verdict without a modality whose node is down."""
+        ...
 
     async def embed_texts(self, model: str, texts: list[str]) -> list[TextEmbedding]: ...
 

@@ -80,6 +80,16 @@ async def test_media_comes_from_the_store(services: Services, moderator: FakeMod
     assert media.data == b"picture"
 
 
+async def test_a_node_that_is_down_is_waited_for_until_the_last_attempt(
+    services: Services, moderator: FakeModerator
+) -> None:
+    moderator.errors = [NodeUnavailable(), NodeUnavailable()]
+    await enqueue(services)
+    async with working(services):
+        assert (await settled(services)).verdict is not None
+    assert moderator.waited == [True, True, False]  # the last one takes what can be judged
+
+
 @pytest.mark.parametrize(
     "error", [NodeUnavailable(), Overloaded(retry_after_s=0.05), DeadlineExceeded(), FetchFailed()]
 )
