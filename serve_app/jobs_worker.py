@@ -126,7 +126,7 @@ class JobWorker:
         self._services = services
         self._settings = services.settings.jobs
         self._jobs = services.records.jobs
-        self._running: set[asyncio.Task[None]] = set()
+        self._running: dict[asyncio.Task[None], Lease] = {}
         self._wake = asyncio.Event()
         self._stopping = False
         self._loop: asyncio.Task[None] | None = None
@@ -140,10 +140,12 @@ class JobWorker:
     async def stop(self) -> None:
         """Give back what is running, for another worker to take at once."""
         self._stopping = True
+        leases = list(self._running.values())
         tasks = [*self._running, *(task for task in (self._loop, self._house) if task is not None)]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await self._give_back(leases)  # here and not in the tasks: one cancelled before its first step runs no line
         self._loop, self._house, self._stopping = None, None, False
 
     def wake(self) -> None:
@@ -170,12 +172,12 @@ class JobWorker:
         leases = await whole(self._jobs.claim(self._settings.lease_s, free), self._give_back)
         for lease in leases:
             task = asyncio.create_task(self._work(lease))
-            self._running.add(task)
+            self._running[task] = lease
             task.add_done_callback(self._finished)
         return len(leases)
 
     def _finished(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+        self._running.pop(task, None)
         self._wake.set()
         if not task.cancelled() and task.exception() is not None:
             log.error("a job's outcome could not be stored; its lease will run out", exc_info=task.exception())
@@ -185,14 +187,10 @@ class JobWorker:
             await self._jobs.give_back(lease)
 
     async def _work(self, lease: Lease) -> None:
-        try:
-            if lease.attempts > self._settings.max_attempts:
-                await self._jobs.end_attempt(lease, error_object(AttemptsExhausted()))
-            else:
-                await self._attempt(lease)
-        except asyncio.CancelledError:
-            await self._jobs.give_back(lease)
-            raise
+        if lease.attempts > self._settings.max_attempts:
+            await self._jobs.end_attempt(lease, error_object(AttemptsExhausted()))
+        else:
+            await self._attempt(lease)
 
     async def _attempt(self, lease: Lease) -> None:
         """A modality whose node is down can wait, until the last attempt: then the post is judged without it."""
