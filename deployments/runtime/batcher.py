@@ -74,8 +74,8 @@ class MicroBatcher(Generic[Item, Result]):
     """Collects items on the event loop it is used on, runs them through `run` in worker threads.
 
     Args:
-        run: batch -> one result or one exception per item, in order. May raise: then every item of the batch
-            is tried once more alone, so that one poisoned item fails alone.
+        run: batch -> one result or one exception per item, in order. May raise: then the batch is halved and
+            tried again, down to single items, so that one poisoned item fails alone.
         weight: cost of an item in the unit of `settings.max_batch_weight`, at least 1.
         bucket: items whose buckets differ never share a batch.
         workers: batches that run at the same time, each in a thread of its own.
@@ -212,9 +212,7 @@ class MicroBatcher(Generic[Item, Result]):
 
     async def _run_batch(self, batch: list[_Entry[Item, Result]]) -> None:
         started = self._clock()
-        results = await self._execute([entry.item for entry in batch])
-        if isinstance(results, Exception):  # the batch as a whole failed: find out whose fault it was
-            results = [results] if len(batch) == 1 else [await self._execute_alone(entry) for entry in batch]
+        results = await self._outcomes(batch)
         for entry, result in zip(batch, results, strict=True):
             if entry.future.done():
                 continue
@@ -233,11 +231,18 @@ class MicroBatcher(Generic[Item, Result]):
         """Per-item outcomes, or one error where the call as a whole failed."""
         return await asyncio.get_running_loop().run_in_executor(self._executor, _guarded, self._run, items)
 
-    async def _execute_alone(self, entry: _Entry[Item, Result]) -> Result | Exception:
-        if entry.future.done():
-            return NodeUnavailable()  # nobody is waiting: the value is dropped
-        outcome = await self._execute([entry.item])
-        return outcome if isinstance(outcome, Exception) else outcome[0]
+    async def _outcomes(self, batch: Sequence[_Entry[Item, Result]]) -> list[Result | Exception]:
+        """One outcome per item. A batch that fails as a whole is halved until the guilty item stands alone:
+        the innocent half runs as one batch again, which costs less than all of them one by one."""
+        if all(entry.future.done() for entry in batch):
+            return [NodeUnavailable()] * len(batch)  # nobody is waiting: the values are dropped
+        results = await self._execute([entry.item for entry in batch])
+        if not isinstance(results, Exception):
+            return list(results)
+        if len(batch) == 1:
+            return [results]
+        middle = len(batch) // 2
+        return [*await self._outcomes(batch[:middle]), *await self._outcomes(batch[middle:])]
 
 
 def _guarded(
