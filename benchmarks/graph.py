@@ -44,7 +44,7 @@ POISON = 0.123
 
 def main() -> None:
     given = options(__doc__ or "")
-    seconds = 8.0 if given.quick else 60.0
+    seconds = 8.0 if given.quick else 30.0
     posts = mix(10)
     with tempfile.TemporaryDirectory(prefix="parakh-bench-") as scratch:
         args = full_shapes(Path(scratch))
@@ -62,7 +62,11 @@ def full_shapes(scratch: Path) -> dict[str, Any]:
         "profile": "custom",
         "data_dir": str(scratch),
         "http": {"auth": "off", "request_timeout_s": 60},
-        "clip": {"encoder": {"model": "open-clip", "text_tower": False, **random}},
+        # one thread a replica and as many as there are cores of the node that half the work falls to
+        "clip": {
+            "encoder": {"model": "open-clip", "text_tower": False, **random},
+            "replicas": {"num_replicas": os.cpu_count() or 1},
+        },
         "vggish": {"encoder": {"variant": "vggish", **random}},
         "xlmr": {"encoder": random},
         "fusion": {"head": {"artefact": str(scratch / "head")}},
@@ -87,6 +91,7 @@ def served(
         single = asyncio.run(load(server.url, posts, concurrency=1, seconds=seconds / 2))
         eight = asyncio.run(load(server.url, posts, concurrency=8, seconds=seconds))
         memory = replica_memory(server)
+        server.kill()  # nothing of it may run beside the baseline
     looped = loops.run(seconds)
     rows = [against("graph_vs_loop_throughput", eight.per_second, "posts/s", looped)]
     for name, result in (("c1", single), ("c8", eight)):
@@ -143,13 +148,13 @@ async def send(http: httpx.AsyncClient, post: BenchmarkPost, post_id: str) -> ht
 
 
 def replica_memory(server: ServerProcess) -> dict[str, float]:
-    """Node -> unique set size in MiB of its replica; the baseline runs one replica of each."""
-    memory = {}
+    """Node -> unique set size in MiB of one replica, the largest where there are several."""
+    memory: dict[str, float] = {}
     for process in server.processes():
         title = " ".join(process.cmdline())
         if "ray::ServeReplica:parakh:" in title:
             name = title.split("ray::ServeReplica:parakh:")[1].split()[0].split(".")[0]
-            memory[name] = process.memory_full_info().uss / 2**20
+            memory[name] = max(memory.get(name, 0.0), process.memory_full_info().uss / 2**20)
     return dict(sorted(memory.items()))
 
 
@@ -267,16 +272,19 @@ class Poisonable:
 
 
 def poisoned(given: Options) -> list[Row]:
-    """Throughput of good items with 1 % poisoned ones among them, against none; medians of alternating runs."""
-    rounds = 2 if given.quick else 7
+    """Throughput of good items with 1 % poisoned ones among them, against none: the median of paired runs' ratios."""
+    rounds = 3 if given.quick else 9
     rows = []
     kinds = {"poisoned_1pct_vs_clean_throughput": False, "poisoned_late_1pct_vs_clean_throughput": True}
     for name, late in list(kinds.items())[: 1 if given.quick else 2]:
-        rates: dict[bool, list[float]] = {True: [], False: []}
+        pairs = []
         for number in range(rounds):
-            for poison in (False, True) if number % 2 else (True, False):
-                rates[poison].append(asyncio.run(_feed(Poisonable(late=late), poison)))
-        rows.append(against(name, median(rates[True]), "items/s", median(rates[False])))
+            rates = {}
+            for poison in (False, True) if number % 2 else (True, False):  # whoever goes first, half of the time
+                rates[poison] = asyncio.run(_feed(Poisonable(late=late), poison))
+            pairs.append((rates[True], rates[False]))
+        ratio = median([dirty / clean for dirty, clean in pairs])
+        rows.append(Row(name, median([p[0] for p in pairs]), "items/s", median([p[1] for p in pairs]), ratio))
     return rows
 
 
