@@ -2,6 +2,7 @@
 
 Both sides run the full profile's shapes with random weights over the fixed mix of `benchmarks/posts.py`, decoding
 included. The baseline is the same Pipeline over in-process nodes, one process pinned to each core, no HTTP, no records.
+`--quick` still takes minutes on two cores, more than the minute it should: starting the server is most of it.
 The last part feeds one encoder node 2 000 small items, clean and with 1 % of them poisoned.
 """
 

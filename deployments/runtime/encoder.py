@@ -38,5 +38,5 @@ class Encoder(Protocol[Item, Result]):
         ...
 
     def encode(self, items: Sequence[Item]) -> Sequence[Result | Exception]:
-        """One result or one error per item, in order. May raise: then the caller retries item by item."""
+        """One result or one error per item, in order. May raise: then the batcher halves the batch and tries again."""
         ...
