@@ -1,22 +1,23 @@
 """A policy: thresholds as versioned data, and the one function that turns scores into an action.
 
 YAML -> Policy (validated whole, errors name file and field) -> decide(scores, language, modalities, segments)
--> PolicyDecision. The severest triggered action counts. Raising the score of a category or of a segment never lowers
-the action; a modality that failed, nothing usable at all, or a segment at its category's review threshold makes it
-at least `review`.
+-> PolicyDecision -> with_matches(decision, matches) -> PolicyDecision. The severest triggered action counts. Raising
+the score of a category or of a segment never lowers the action; a modality that failed, nothing usable at all, or a
+segment at its category's review threshold makes it at least `review`.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from deployments.policy.matches import ACTIONS, Action, MatchFact, MatchPolicy, severest
 from deployments.policy.strict_yaml import StrictYamlError, read_strict_yaml
 from deployments.runtime.errors import InvalidInput
 from deployments.runtime.values import Modality, ModalityStatus, Status
@@ -24,9 +25,6 @@ from deployments.runtime.values import Modality, ModalityStatus, Status
 CATEGORIES: tuple[str, ...] = ("safe", "nudity", "sexual", "violence", "abusive", "hate", "dangerous")
 UNSAFE = CATEGORIES[1:]
 ANY = "any"
-
-Action = Literal["allow", "review", "block"]
-ACTIONS: tuple[Action, ...] = ("allow", "review", "block")  # in rising order
 
 Threshold = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -67,6 +65,9 @@ class PolicyDecision:
     threshold: float | None
     policy_version: str
     reason: str  # one sentence a moderator can read
+    use: str | None = None  # the use of the match that decided; None where the scores did
+    legal_hold: bool = False  # the evidence is kept
+    no_preview: bool = False  # nobody is shown it
 
 
 class Policy(_Data):
@@ -81,6 +82,7 @@ class Policy(_Data):
     severity: Annotated[list[Threshold], Field(min_length=3, max_length=3)] = Field(
         [0.25, 0.5, 0.8], description="Scores at which severity 2, 4 and 6 begin."
     )
+    matches: MatchPolicy = Field(default_factory=MatchPolicy, description="What matches with other content do.")
 
     @field_validator("categories")
     @classmethod
@@ -157,6 +159,44 @@ class Policy(_Data):
             return self._without_scores(modalities)
         scored = self._by_scores(_checked(category_scores), language)
         return self._with_failures(self._with_segments(scored, _checked_segments(segments), language), modalities)
+
+    def with_matches(self, decision: PolicyDecision, matches: Iterable[MatchFact]) -> PolicyDecision:
+        """`decision`, raised where a match asks for more. Known-bad content decides also where nothing is raised."""
+        effect = severest(self.matches, list(matches))
+        if effect is None:
+            return decision
+        rises = ACTIONS.index(effect.action) > ACTIONS.index(decision.action)
+        if effect.use == "known_bad":
+            known_bad = self.matches.known_bad
+            return PolicyDecision(
+                effect.action if rises else decision.action,
+                known_bad.category,
+                None,
+                self.version,
+                effect.reason,
+                use=effect.use,
+                legal_hold=known_bad.legal_hold,
+                no_preview=known_bad.no_preview,
+            )
+        if not rises:
+            return decision
+        return PolicyDecision(effect.action, None, None, self.version, effect.reason, use=effect.use)
+
+    def without_search(self, decision: PolicyDecision) -> PolicyDecision:
+        """`decision` where the search for matches failed."""
+        if ACTIONS.index(decision.action) >= ACTIONS.index(self.matches.on_failed_search):
+            return decision
+        reason = "The search for known content failed, so a person must look."
+        return replace(decision, action=self.matches.on_failed_search, reason=reason)
+
+    def known_bad(self, matches: Iterable[MatchFact]) -> PolicyDecision:
+        """The decision on content whose digest is on a hash list: nothing of it is judged."""
+        allowed = PolicyDecision("allow", None, None, self.version, "")
+        return self.with_matches(allowed, matches)
+
+    def known_bad_scores(self) -> dict[str, float]:
+        """What known-bad content counts as: its category, with certainty."""
+        return {name: float(name == self.matches.known_bad.category) for name in CATEGORIES}
 
     def _by_scores(self, scores: Mapping[str, float], language: str | None) -> PolicyDecision:
         worst = max(UNSAFE, key=lambda name: scores[name])

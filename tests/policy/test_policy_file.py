@@ -54,6 +54,13 @@ DAMAGES = {
     "language that is none": (GOOD + "languages: {'hi in': {}}\n", "languages: 'hi in' is not a BCP-47"),
     "language twice": (GOOD + "languages: {hi: {}, HI: {}}\n", "languages: the same language"),
     "unknown category in language": (GOOD + "languages: {hi: {rude: {review: 0, block: 1}}}\n", "languages: unknown"),
+    "known-bad content allowed": (GOOD + "matches: {known_bad: {action: allow}}\n", "matches.known_bad.action"),
+    "known-bad content safe": (GOOD + "matches: {known_bad: {category: safe}}\n", "matches.known_bad.category"),
+    "legal hold in words": (GOOD + "matches: {known_bad: {legal_hold: 'on'}}\n", "matches.known_bad.legal_hold"),
+    "unknown use": (GOOD + "matches: {similar: {action: block}}\n", "matches.similar"),
+    "unknown protected action": (GOOD + "matches: {protected: {action: ask}}\n", "matches.protected.action"),
+    "a duplicate is blocked": (GOOD + "matches: {duplicate: {action: block}}\n", "matches.duplicate.action"),
+    "matches as a list": (GOOD + "matches: []\n", "matches"),
     "severity falls": (GOOD + "severity: [0.5, 0.2, 0.8]\n", "severity"),
     "severity too short": (GOOD + "severity: [0.5]\n", "severity"),
 }
