@@ -64,14 +64,14 @@ class Space(ABC):
     def pack(self, rows: Sequence[NDArray[Any]]) -> Rows:
         """Rows side by side; an empty sequence gives an empty table."""
         if not rows:
-            return FixedRows(np.empty((0, self._row_width), self.row_dtype))
+            return FixedRows(np.empty((0, self.row_width or 0), self.row_dtype))
         return FixedRows(np.stack(rows))
 
     def unpack(self, data: bytes) -> NDArray[Any]:
         """A row from its stored bytes. Raises ValueError where the length cannot be right."""
         row = np.frombuffer(data, self.row_dtype)
-        if len(row) != self._row_width:
-            raise ValueError(f"a row of {len(data)} bytes does not hold {self._row_width} {self.row_dtype}")
+        if len(row) != self.row_width:
+            raise ValueError(f"a row of {len(data)} bytes does not hold {self.row_width} {self.row_dtype}")
         return row
 
     def better(self, scores: NDArray[np.float32], threshold: float) -> NDArray[np.bool_]:
@@ -83,7 +83,8 @@ class Space(ABC):
         return np.argsort(-scores if self.higher_is_better else scores, kind="stable")
 
     @property
-    def _row_width(self) -> int:
+    def row_width(self) -> int | None:
+        """Entries of a row; None where rows differ."""
         return self.dimension
 
 
@@ -177,9 +178,9 @@ class HammingSpace(Space):
 
     def row(self, vector: NDArray[Any]) -> NDArray[Any]:
         array = np.asarray(vector)
-        if array.dtype != np.uint8 or array.shape != (self._row_width,):
+        if array.dtype != np.uint8 or array.shape != (self.row_width,):
             raise InvalidInput(
-                f"A signature of {self.dimension} bits is {self._row_width} uint8, not {_shape(array)} {array.dtype}."
+                f"A signature of {self.dimension} bits is {self.row_width} uint8, not {_shape(array)} {array.dtype}."
             )
         return array
 
@@ -191,7 +192,7 @@ class HammingSpace(Space):
         return bits
 
     @property
-    def _row_width(self) -> int:
+    def row_width(self) -> int:
         return self.dimension // 8
 
 
@@ -224,6 +225,10 @@ class JaccardSpace(Space):
         if not 0 < len(tokens) <= MAX_SET_SIZE:
             raise InvalidInput(f"A set has 1 to {MAX_SET_SIZE} tokens, not {len(tokens)}.")
         return tokens
+
+    @property
+    def row_width(self) -> None:
+        return None
 
     def queries(self, vectors: NDArray[Any] | Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         return [self.query(vector) for vector in vectors]
