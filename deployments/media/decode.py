@@ -26,10 +26,13 @@ def decode_in_process(data: bytes, settings: MediaSettings, frame_spec: FrameSpe
         parts = decode_image(data, settings, frame_spec)
     else:
         parts = decode_streams(data, kind, settings, frame_spec)
+    signatures = parts.visual.signatures
     return DecodedMedia(
         content_type=parts.content_type,
         container=parts.container,
         sha256=hashlib.sha256(data).hexdigest(),
+        sha1=hashlib.sha1(data, usedforsecurity=False).hexdigest(),
+        md5=hashlib.md5(data, usedforsecurity=False).hexdigest(),
         size_bytes=len(data),
         duration_s=parts.duration_s,
         visual=parts.visual.status,
@@ -38,4 +41,7 @@ def decode_in_process(data: bytes, settings: MediaSettings, frame_spec: FrameSpe
         frame_times_s=parts.visual.times_s,
         sound=parts.sound.samples,
         sound_blocks=parts.sound.blocks,
+        pdq_hashes=None if signatures is None else signatures.hashes,
+        pdq_quality=None if signatures is None else signatures.quality,
+        pdq_times_s=None if signatures is None else signatures.times_s,
     )

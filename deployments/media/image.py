@@ -1,8 +1,8 @@
 """Pictures and animations: bytes in, frames out, through Pillow.
 
 Order: open (listed formats only) -> pixel cap, before anything is decoded -> full decode -> EXIF orientation ->
-alpha laid on white -> one resize. An animation is walked once and thinned while it is walked, because its length
-is only known at its end.
+alpha laid on white -> signature and one resize. An animation is walked once and thinned while it is walked, because
+its length is only known at its end.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ import zlib
 from collections.abc import Iterator
 
 import numpy as np
-from numpy.typing import NDArray
 from PIL import Image, ImageFile, ImageOps, UnidentifiedImageError
 
-from deployments.media.geometry import fit
+from deployments.media.frame import Frame, look
 from deployments.media.parts import Budget, Parts, Visual
 from deployments.media.settings import MediaSettings
 from deployments.runtime.errors import TooLarge, UndecodableMedia, UnsupportedMedia
@@ -91,10 +90,10 @@ def _still(picture: ImageFile.ImageFile, data: bytes, settings: MediaSettings, s
         picture = _load_what_is_there(data, settings)
         status = ModalityStatus(Status.PARTIAL, "The picture breaks off; only its first part was seen.", frames=1)
     try:
-        frame = fit(upright_rgb(picture), spec)
+        frame = look(upright_rgb(picture), spec, settings)
     except _DECODE_ERRORS as error:
         raise UndecodableMedia("The picture does not decode.") from error
-    return Parts(ContentType.IMAGE, name, None, Visual(status, frame[None], np.zeros(1, np.float32)))
+    return Parts(ContentType.IMAGE, name, None, Visual.of(status, [frame], [0.0], settings))
 
 
 def _load_what_is_there(data: bytes, settings: MediaSettings) -> ImageFile.ImageFile:
@@ -145,7 +144,7 @@ def _animation(picture: ImageFile.ImageFile, settings: MediaSettings, spec: Fram
                 raise ValueError("too many pixels")
             picture.load()
             if wanted:
-                thinned.add(at_s, fit(upright_rgb(picture), spec))
+                thinned.add(at_s, look(upright_rgb(picture), spec, settings))
             at_s += _delay_s(picture)
         except EOFError:
             break
@@ -159,15 +158,17 @@ def _animation(picture: ImageFile.ImageFile, settings: MediaSettings, spec: Fram
         if budget.spent:
             reason = f"Decoding took too long and was stopped after {at_s:.1f} s of the animation."
             break
-    return _animation_parts(picture, thinned, at_s, reason)
+    return _animation_parts(picture, thinned, at_s, reason, settings)
 
 
-def _animation_parts(picture: ImageFile.ImageFile, thinned: _Thinned, duration_s: float, reason: str | None) -> Parts:
+def _animation_parts(
+    picture: ImageFile.ImageFile, thinned: _Thinned, duration_s: float, reason: str | None, settings: MediaSettings
+) -> Parts:
     times, frames = thinned.result(duration_s)
     if not frames:
         raise UndecodableMedia("No frame of the animation decodes.")
     status = ModalityStatus(Status.PARTIAL if reason else Status.OK, reason, frames=len(frames))
-    visual = Visual(status, np.stack(frames), np.asarray(times, np.float32))
+    visual = Visual.of(status, frames, times, settings)
     return Parts(ContentType.GIF, str(picture.format).lower(), duration_s, visual)
 
 
@@ -185,19 +186,19 @@ class _Thinned:
         self._keep = 2 * max(settings.max_frames, settings.min_animation_frames)
         self._step_s = _FINEST_S
         self._times: list[float] = []
-        self._frames: list[NDArray[np.uint8]] = []
+        self._frames: list[Frame] = []
 
     def wants(self, at_s: float) -> bool:
         return not self._times or at_s - self._times[-1] >= self._step_s - 1e-6
 
-    def add(self, at_s: float, frame: NDArray[np.uint8]) -> None:
+    def add(self, at_s: float, frame: Frame) -> None:
         self._times.append(at_s)
         self._frames.append(frame)
         if len(self._times) > self._keep:
             self._times, self._frames = self._times[::2], self._frames[::2]
             self._step_s *= 2
 
-    def result(self, duration_s: float) -> tuple[list[float], list[NDArray[np.uint8]]]:
+    def result(self, duration_s: float) -> tuple[list[float], list[Frame]]:
         """One frame per interval, but at least `min_animation_frames` where there are as many, and at most the cap."""
         wanted = max(self._settings.min_animation_frames, int(duration_s / self._settings.frame_interval_s))
         wanted = min(wanted, self._settings.max_frames, len(self._times))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from deployments.media.frame import Frame, Signatures, distinct_signatures
 from deployments.media.settings import MediaSettings
 from deployments.runtime.values import MISSING, ContentType, ModalityStatus, SoundBlock
 
@@ -17,6 +19,16 @@ class Visual:
     status: ModalityStatus = MISSING
     frames: NDArray[np.uint8] | None = None  # (n, crop, crop, 3)
     times_s: NDArray[np.float32] | None = None  # (n,)
+    signatures: Signatures | None = None
+
+    @classmethod
+    def of(
+        cls, status: ModalityStatus, frames: Sequence[Frame], times_s: Sequence[float], settings: MediaSettings
+    ) -> Visual:
+        """Frames in order of time, at least one."""
+        at_s = np.asarray(times_s, np.float32)
+        pixels = np.stack([frame.pixels for frame in frames])
+        return cls(status, pixels, at_s, distinct_signatures(frames, at_s, settings))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,11 @@ class MediaSettings(BaseModel):
     max_sound_s: float = Field(
         300.0, ge=BLOCK_S, description="Seconds of sound heard; longer sound is heard in evenly spread 9.6 s blocks."
     )
+    signatures: bool = Field(True, description="PDQ signatures of frames, for duplicates and lists of known pictures.")
+    max_signatures: int = Field(60, ge=1, le=1000, description="Signatures of one post, in an even spread.")
+    signature_distance: int = Field(
+        8, ge=0, le=128, description="Following frames whose signatures differ in no more bits count as one."
+    )
     enhance: Enhancement = Field("off", description="Frames made clearer before the encoder sees them.")
 
     # what one decode may cost

@@ -136,8 +136,8 @@ def _visual(reading: _Reading) -> Visual:
         reason = f"{count} frames, spread evenly over {index.duration_s:.0f} s."
     times_s = np.asarray(picker.times_s, np.float32)
     in_time = np.argsort(times_s, kind="stable")  # file order is another where the clock jumps
-    frames = np.stack([picker.frames[n] for n in in_time])
-    return Visual(ModalityStatus(status, reason, frames=count), frames, times_s[in_time])
+    frames = [picker.frames[n] for n in in_time]
+    return Visual.of(ModalityStatus(status, reason, frames=count), frames, times_s[in_time].tolist(), settings)
 
 
 def _sound(reading: _Reading) -> Sound:

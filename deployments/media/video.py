@@ -1,4 +1,4 @@
-"""The moving picture: chosen packets in, upright RGB frames of the encoder's geometry out.
+"""The moving picture: chosen packets in, upright frames of the encoder's geometry and their signatures out.
 
 Within a run of packets, frames that no other frame refers to are dropped (`NONREF`) except close to a wanted time,
 so what is chosen is exact and what is only passed through is cheap.
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from deployments.media.container import ERRORS, limit_decoder
-from deployments.media.geometry import fit
+from deployments.media.frame import Frame, look
 from deployments.media.index import PacketList
 from deployments.media.plan import Run
 from deployments.media.settings import MediaSettings
@@ -45,12 +45,12 @@ class FramePicker:
         self._exact_s = _step_s(self._at_s)
         self._runs: Iterator[Run] = iter(runs)
         self._run: Run | None = next(self._runs, None)
-        self._start_s, self._spec = start_s, spec
+        self._start_s, self._spec, self._settings = start_s, spec, settings
         self._targets: list[float] = list(self._run.targets_s) if self._run else []
         self._previous: av.VideoFrame | None = None
         self._chosen: set[float] = set()
         self._ordinal = -1
-        self.frames: list[NDArray[np.uint8]] = []
+        self.frames: list[Frame] = []
         self.times_s: list[float] = []
         self.damaged = 0
 
@@ -114,7 +114,7 @@ class FramePicker:
             self.damaged += 1
             return
         self._chosen.add(at_s)
-        self.frames.append(fit(picture, self._spec, pixel_aspect))
+        self.frames.append(look(picture, self._spec, self._settings, pixel_aspect))
         self.times_s.append(max(0.0, at_s - self._start_s))
 
     def _time_s(self, frame: av.VideoFrame) -> float:

@@ -34,6 +34,7 @@ from deployments.runtime.values import (
 
 OUT_OF_MEMORY = 77
 """Exit status of a child that ran out of memory."""
+SIGNATURE_BYTES = 32
 _LENGTH = struct.Struct("!I")
 _MAX_MESSAGE = 2**20
 _ERRORS: dict[str, type[InvalidInput]] = {kind.code: kind for kind in (TooLarge, UndecodableMedia, UnsupportedMedia)}
@@ -127,6 +128,8 @@ def pack(media: DecodedMedia, area: memoryview) -> dict[str, Any]:
         "content_type": media.content_type,
         "container": media.container,
         "sha256": media.sha256,
+        "sha1": media.sha1,
+        "md5": media.md5,
         "duration_s": media.duration_s,
         "visual": asdict(media.visual),
         "audio": asdict(media.audio),
@@ -134,6 +137,7 @@ def pack(media: DecodedMedia, area: memoryview) -> dict[str, Any]:
         "frame_side": None if frames is None else frames.shape[1],
         "sound_blocks": [[block.start_s, block.first_sample, block.samples] for block in media.sound_blocks],
         "samples": None if sound is None else len(sound),
+        "signatures": _pack_signatures(media),
     }
 
 
@@ -161,6 +165,8 @@ def _unpack(message: dict[str, Any], area: memoryview, size_bytes: int) -> Decod
         content_type=ContentType(message["content_type"]),
         container=str(message["container"]),
         sha256=str(message["sha256"]),
+        sha1=str(message["sha1"]),
+        md5=str(message["md5"]),
         size_bytes=size_bytes,
         duration_s=message["duration_s"],
         visual=_status(message["visual"]),
@@ -169,7 +175,30 @@ def _unpack(message: dict[str, Any], area: memoryview, size_bytes: int) -> Decod
         frame_times_s=None if times is None else np.asarray(times, np.float32),
         sound=sound,
         sound_blocks=blocks,
+        **_unpack_signatures(message["signatures"]),
     )
+
+
+def _pack_signatures(media: DecodedMedia) -> list[tuple[str, int, float]] | None:
+    """(hex, quality, second) of each."""
+    hashes, quality, times = media.pdq_hashes, media.pdq_quality, media.pdq_times_s
+    if hashes is None or quality is None or times is None:
+        return None
+    return [(one.tobytes().hex(), int(q), float(t)) for one, q, t in zip(hashes, quality, times, strict=True)]
+
+
+def _unpack_signatures(rows: list[tuple[str, int, float]] | None) -> dict[str, Any]:
+    if rows is None:
+        return {}
+    hashes = np.frombuffer(b"".join(bytes.fromhex(text) for text, _, _ in rows), np.uint8)
+    quality = [int(q) for _, q, _ in rows]
+    if not all(0 <= q <= 100 for q in quality):
+        raise ValueError("quality out of range")
+    return {
+        "pdq_hashes": hashes.reshape(len(rows), SIGNATURE_BYTES),
+        "pdq_quality": np.array(quality, np.uint8),
+        "pdq_times_s": np.array([float(t) for _, _, t in rows], np.float32),
+    }
 
 
 def _status(fields: dict[str, Any]) -> ModalityStatus:

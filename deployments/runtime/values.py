@@ -102,7 +102,9 @@ class DecodedMedia:
 
     content_type: ContentType  # what the bytes turned out to be
     container: str  # demuxer or image format name, for instance "mp4" or "jpeg"
-    sha256: str  # of the bytes, hexadecimal
+    sha256: str  # of the bytes, hexadecimal, as the next two: lists of known files use all three
+    sha1: str
+    md5: str
     size_bytes: int
     duration_s: float | None  # None for a still image
     visual: ModalityStatus
@@ -111,6 +113,9 @@ class DecodedMedia:
     frame_times_s: NDArray[np.float32] | None = None  # (n,) seconds from the start
     sound: NDArray[np.float32] | None = None  # (samples,) mono 16 kHz in -1..1, blocks laid end to end
     sound_blocks: tuple[SoundBlock, ...] = ()  # one for sound heard whole, several for sampled long sound
+    pdq_hashes: NDArray[np.uint8] | None = None  # (m, 32) PDQ signatures of whole frames that differ, m <= n
+    pdq_quality: NDArray[np.uint8] | None = None  # (m,) 0..100; below 50 a signature says nothing
+    pdq_times_s: NDArray[np.float32] | None = None  # (m,) from when on the picture looks like this
 
 
 @dataclass(frozen=True)
