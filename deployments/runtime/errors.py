@@ -7,6 +7,8 @@
     │   ├── UnsupportedMedia  415  container or image format not on the list
     │   └── UndecodableMedia  422  the right container, but nothing in it decodes
     ├── NotFound              404  no such post, model or route
+    ├── PartitionConflict     409  a partition is not in the state that this needs
+    │   └── WrongEncoder      409  a vector of an encoder that the partition does not hold
     ├── FetchFailed           422  the media's own server did not deliver
     ├── Overloaded            429  queues are full; carries retry_after_s
     ├── NodeUnavailable       503  a node has no healthy replica
@@ -75,6 +77,16 @@ class UndecodableMedia(InvalidInput):
 class NotFound(ParakhError):
     status, type, code = 404, "invalid_request_error", "not_found"
     message = "There is no such thing here."
+
+
+class PartitionConflict(ParakhError):
+    status, type, code = 409, "invalid_request_error", "partition_conflict"
+    message = "The partition is not in the state that this needs."
+
+
+class WrongEncoder(PartitionConflict):
+    code = "wrong_encoder"
+    message = "The partition holds vectors of another encoder, and they cannot be compared."
 
 
 class FetchFailed(ParakhError):

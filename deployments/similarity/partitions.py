@@ -1,0 +1,357 @@
+"""All partitions under one root directory, for the one process that owns it.
+
+A write names its encoder and goes to every generation of it; a search goes to the active generation. A partition is
+made at its first write; a new encoder's generation is built beside the live one (`begin`), then takes its place in one
+step (`switch`), and may give it back (`rollback`). A generation that cannot be opened refuses with its reason, and the
+others serve.
+
+Crash safety: a directory is made, with a marker, before its row; the row is one transaction; data is removed only
+after the row says `retired`. Whatever a crash leaves between two of these steps, the next start settles.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.runtime.errors import InvalidInput, NotFound, PartitionConflict, WrongEncoder
+from deployments.similarity.backends import Backend
+from deployments.similarity.catalog import Catalog, Generation, State
+from deployments.similarity.checks import checked_items
+from deployments.similarity.content import EncoderId, PartitionKey
+from deployments.similarity.directories import GenerationDirectories
+from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.listing import PartitionInfo, info_of
+from deployments.similarity.partition import OpenGeneration, Partition
+from deployments.similarity.root_lock import RootLock
+from deployments.similarity.settings import IndexSettings, SimilaritySettings
+from deployments.similarity.spaces import SIGNATURE_BITS, space_of
+from deployments.similarity.values import Filter, Item, Neighbours
+from deployments.similarity.vector_index import VectorIndex
+
+logger = logging.getLogger(__name__)
+
+_OPENING_THREADS = 8
+
+
+class Partitions:
+    """Every method may be called from any thread; those that change generations may take seconds.
+
+    Args:
+        step: told the name of each step of a change as it is done; tests crash there.
+
+    Raises RootLocked or IndexDamaged from the constructor.
+    """
+
+    def __init__(
+        self, settings: SimilaritySettings, backend: Backend, *, step: Callable[[str], None] = lambda _: None
+    ) -> None:
+        self._settings = settings
+        self._backend = backend
+        self._step = step
+        root = settings.directory.expanduser()
+        root.mkdir(parents=True, exist_ok=True)
+        self._directories = GenerationDirectories(root)
+        self._creating = Lock()
+        self._lock = RootLock(root / "lock", settings.lock_wait_s)
+        try:
+            self._catalog = Catalog(root / "catalog.db")
+            if self._catalog.fresh and self._directories.any_data():
+                raise IndexDamaged(f"{root} holds partitions and no catalog.db; restore the catalog from a backup.")
+            self._directories.sweep(self._catalog.generations())
+            self._partitions = self._open_all()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    # --- items ---
+
+    def keys(self, bank: str | None = None) -> list[PartitionKey]:
+        return sorted(key for key in tuple(self._partitions) if bank is None or key.bank == bank)
+
+    def encoder(self, key: PartitionKey) -> EncoderId:
+        """Of the active generation. Raises NotFound, IndexDamaged."""
+        return self._partition(key).active.generation.encoder
+
+    def upsert(self, key: PartitionKey, encoder: EncoderId, items: Sequence[Item]) -> None:
+        """Into every generation of this encoder; the partition is made if there is none.
+
+        Raises WrongEncoder where no generation is of it, InvalidInput as VectorIndex.upsert, IndexDamaged.
+        """
+        if not items:
+            return
+        partition = self._partitions.get(key) or self._create(key, encoder, items)
+        with partition.gate.shared():
+            self._write(partition, partition.written(encoder), lambda index: index.upsert(items))
+
+    def delete(self, key: PartitionKey, ids: Sequence[str]) -> int:
+        """From every generation; how many the active one had. Raises NotFound, IndexDamaged."""
+        partition = self._partition(key)
+        with partition.gate.shared():
+            return int(self._write(partition, partition.all(), lambda index: index.delete(ids)))
+
+    def get(self, key: PartitionKey, ids: Sequence[str]) -> dict[str, Item]:
+        """Raises NotFound where there is no such partition, IndexDamaged."""
+        with self._partition(key).searching(None) as index:
+            return index.get(ids)
+
+    def scan(self, key: PartitionKey, after: str = "", limit: int = 1000) -> list[str]:
+        with self._partition(key).searching(None) as index:
+            return index.scan(after, limit)
+
+    def search(
+        self,
+        key: PartitionKey,
+        encoder: EncoderId,
+        queries: NDArray[Any] | Sequence[NDArray[Any]],
+        k: int,
+        *,
+        filter: Filter | None = None,
+        threshold: float | None = None,
+        exact: bool = False,
+    ) -> list[Neighbours]:
+        """As VectorIndex.search. Raises WrongEncoder for a query of another encoder, NotFound, IndexDamaged."""
+        with self._partition(key).searching(encoder) as index:
+            return index.search(queries, k, filter=filter, threshold=threshold, exact=exact)
+
+    def higher_is_better(self, key: PartitionKey) -> bool:
+        with self._partition(key).searching(None) as index:
+            return index.space.higher_is_better
+
+    # --- what there is ---
+
+    def infos(self) -> list[PartitionInfo]:
+        return [info_of(self._partitions[key], self._settings) for key in self.keys()]
+
+    def info(self, key: PartitionKey) -> PartitionInfo:
+        """Raises NotFound."""
+        return info_of(self._partition(key), self._settings)
+
+    def damaged(self) -> dict[PartitionKey, str]:
+        """Partition -> why it refuses."""
+        return {info.key: info.damaged for info in self.infos() if info.damaged is not None}
+
+    # --- generations ---
+
+    def begin(
+        self, key: PartitionKey, encoder: EncoderId, dimension: int, settings: IndexSettings | None = None
+    ) -> Generation:
+        """Build a generation beside the live one; from now on writes of its encoder reach it, too.
+
+        Raises PartitionConflict where one is being built already, NotFound.
+        """
+        partition = self._partition(key)
+        with partition.changing:
+            if partition.in_state(State.BUILDING) is not None:
+                raise PartitionConflict(f"{key} has a generation that is being built: switch to it or retire it.")
+            settings = settings or self._settings.index_of(str(key), key.modality)
+            opened = self._make(key, encoder, dimension, settings, State.BUILDING)
+            with partition.gate.alone():
+                self._commit(opened)
+                partition.generations = (*partition.generations, opened)
+            self._directories.finish(opened.generation)
+            return opened.generation
+
+    def switch(self, key: PartitionKey) -> None:
+        """The built generation becomes the active one, at once for every search. Raises PartitionConflict, NotFound."""
+        self._change(key, State.BUILDING, lambda: self._catalog.switch(key, time.time()))
+
+    def rollback(self, key: PartitionKey) -> None:
+        """The previous generation becomes the active one again. Raises PartitionConflict, NotFound."""
+        self._change(key, State.PREVIOUS, lambda: self._catalog.rollback(key, time.time()))
+
+    def retire(self, key: PartitionKey, number: int) -> None:
+        """Give up a generation that is not active, and its data. Raises PartitionConflict, NotFound."""
+        self._change(key, None, lambda: self._catalog.retire(key, number))
+
+    def lacking(self, key: PartitionKey, *, reverse: bool = False) -> Iterator[str]:
+        """Ids of the active generation that the one being built (else the previous) lacks, in order; or the reverse.
+
+        What is still to be re-embedded before a switch, or was written since it before a rollback.
+        """
+        partition = self._partition(key)
+        other = partition.in_state(State.BUILDING) or partition.in_state(State.PREVIOUS)
+        if other is None:
+            raise PartitionConflict(f"{key} has one generation only.")
+        pair = (partition.active.index, other.index)
+        return _ids_not_in(*(reversed(pair) if reverse else pair))
+
+    def copy(self, key: PartitionKey, *, batch: int = 500, progress: Callable[[int], None] = lambda _: None) -> int:
+        """Fill the generation being built from the active one, where both are of one encoder: other index settings.
+
+        Writes wait for one batch at a time, so that none is overtaken by an older row. Returns the items copied.
+        """
+        partition = self._partition(key)
+        active, building = partition.active, partition.in_state(State.BUILDING)
+        if building is None:
+            raise PartitionConflict(f"{key} has no generation that is being built.")
+        if building.generation.encoder != active.generation.encoder:
+            raise WrongEncoder(f"The generations of {key} are of two encoders: vectors cannot be copied.")
+        copied, after = 0, ""
+        while ids := active.index.scan(after, batch):
+            with partition.gate.alone():
+                items = list(active.index.get(ids).values())
+                building.index.upsert(items)
+            copied, after = copied + len(items), ids[-1]
+            progress(copied)
+        return copied
+
+    def close(self) -> None:
+        for partition in self._partitions.values():
+            for opened in partition.generations:
+                opened.close()
+        self._catalog.close()
+        self._lock.release()
+
+    # --- inside ---
+
+    def _partition(self, key: PartitionKey) -> Partition:
+        partition = self._partitions.get(key)
+        if partition is None:
+            raise NotFound(f"There is no partition {key}.", param="partition")
+        return partition
+
+    def _write(
+        self, partition: Partition, targets: Sequence[OpenGeneration], write: Callable[[VectorIndex], Any]
+    ) -> Any:
+        """The answer of the last target. A damaged one before it is passed over, and that is remembered.
+
+        Raises IndexDamaged before anything is written where the last one is damaged.
+        """
+        answer, _ = None, targets[-1].index
+        for opened in targets:
+            passed_over = opened.damage is not None and opened is not targets[-1]
+            if not passed_over:
+                answer = write(opened.index)
+            elif not opened.generation.incomplete:
+                self._catalog.mark_incomplete(partition.key, opened.generation.number)
+                opened.generation = replace(opened.generation, incomplete=True)
+        return answer
+
+    def _create(self, key: PartitionKey, encoder: EncoderId, items: Sequence[Item]) -> Partition:
+        """Raises InvalidInput before anything is made where the items would be refused."""
+        with self._creating:
+            if key in self._partitions:  # another thread was first
+                return self._partitions[key]
+            if len(self._partitions) >= self._settings.max_partitions:
+                raise InvalidInput(f"There are {len(self._partitions)} partitions; no more are made.")
+            settings = self._settings.index_of(str(key), key.modality)
+            dimension = _dimension(settings, items[0])
+            checked_items(space_of(settings, dimension), items)
+            opened = self._make(key, encoder, dimension, settings, State.ACTIVE)
+            self._commit(opened)
+            self._directories.finish(opened.generation)
+            self._partitions = {**self._partitions, key: (partition := Partition(key, (opened,)))}
+            return partition
+
+    def _make(
+        self, key: PartitionKey, encoder: EncoderId, dimension: int, settings: IndexSettings, state: State
+    ) -> OpenGeneration:
+        """A directory and an open index that no row names yet."""
+        used = [generation.number for generation in self._catalog.of(key)] + self._directories.numbers(key)
+        now = time.time()
+        switched_at = now if state is State.ACTIVE else None
+        generation = Generation(key, max(used, default=0) + 1, encoder, dimension, settings, state, now, switched_at)
+        directory = self._directories.make(generation)
+        self._step("directory made")
+        try:
+            opened = OpenGeneration(generation, self._backend.open(generation, directory, create=True))
+        except Exception:
+            self._directories.remove(generation)
+            raise
+        self._step("index opened")
+        return opened
+
+    def _commit(self, opened: OpenGeneration) -> None:
+        try:
+            self._catalog.add(opened.generation)
+        except Exception:
+            self._dispose(opened)
+            raise
+        self._step("row committed")
+
+    def _change(self, key: PartitionKey, coming: State | None, transaction: Callable[[], None]) -> None:
+        """Run a transaction of the catalog, then follow it. `coming`: the state of what is about to be searched."""
+        partition = self._partition(key)
+        with partition.changing:
+            new = None if coming is None else partition.in_state(coming)
+            if new is not None and new.damage is not None:
+                raise PartitionConflict(f"Generation {new.generation.number} of {key} is damaged: {new.damage}")
+            with partition.gate.alone():
+                transaction()
+                self._step("change committed")
+                retired = self._follow(partition)
+            for opened in retired:
+                self._dispose(opened)
+
+    def _follow(self, partition: Partition) -> list[OpenGeneration]:
+        """Take over the catalog's states; returns the generations that are retired now."""
+        rows = {generation.number: generation for generation in self._catalog.of(partition.key)}
+        for opened in partition.generations:
+            opened.generation = rows[opened.generation.number]
+        retired = [opened for opened in partition.generations if not opened.generation.living]
+        partition.generations = tuple(opened for opened in partition.generations if opened.generation.living)
+        return retired
+
+    def _dispose(self, opened: OpenGeneration) -> None:
+        opened.close()
+        self._backend.drop(opened.generation)
+        self._directories.remove(opened.generation)
+        self._step("data removed")
+
+    def _open_all(self) -> dict[PartitionKey, Partition]:
+        living = [generation for generation in self._catalog.generations() if generation.living]
+        with ThreadPoolExecutor(_OPENING_THREADS, thread_name_prefix="open") as pool:
+            opened = list(pool.map(self._open, living))
+        partitions = {generation.partition: Partition(generation.partition, ()) for generation in living}
+        for one in opened:
+            partition = partitions[one.generation.partition]
+            partition.generations = (*partition.generations, one)
+        for key in self._directories.unknown(self._catalog.generations()):
+            partitions.setdefault(key, Partition(key, ()))  # refuses: it must not be made anew beside old data
+        return partitions
+
+    def _open(self, generation: Generation) -> OpenGeneration:
+        directory = self._directories.path_of(generation)
+        try:
+            if not directory.is_dir():
+                raise IndexDamaged("its directory is gone; restore it from a backup")
+            return OpenGeneration(generation, self._backend.open(generation, directory, create=False))
+        except Exception as error:  # one partition's trouble is not the others'
+            logger.exception("similarity: generation %d of %s does not open", generation.number, generation.partition)
+            reason = str(error) if isinstance(error, IndexDamaged) else type(error).__name__
+            return OpenGeneration(generation, None, reason)
+
+
+def _dimension(settings: IndexSettings, item: Item) -> int:
+    vector = np.asarray(item.vector)
+    if settings.metric == "jaccard":
+        return SIGNATURE_BITS
+    if vector.ndim != 1 or not len(vector):
+        raise InvalidInput("A vector is a list of numbers.", param="vector")
+    return len(vector) * 8 if settings.metric == "hamming" else len(vector)
+
+
+def _ids_not_in(one: VectorIndex, other: VectorIndex) -> Iterator[str]:
+    theirs = _all_ids(other)
+    their = next(theirs, None)
+    for id_ in _all_ids(one):
+        while their is not None and their.encode() < id_.encode():
+            their = next(theirs, None)
+        if their != id_:
+            yield id_
+
+
+def _all_ids(index: VectorIndex) -> Iterator[str]:
+    after = ""
+    while ids := index.scan(after):
+        yield from ids
+        after = ids[-1]
