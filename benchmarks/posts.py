@@ -1,7 +1,8 @@
 """The fixed mix of posts that the graph benchmark moderates: made once with PyAV and Pillow, the same every run.
 
-Of ten posts three are videos (30 s, 640x360, H.264 with AAC, short caption), three are pictures (JPEG 1280x720,
-two with a caption), three are texts in Hindi, Tamil and English, one is a sound (30 s, WAV).
+Of ten posts three are videos (30 s unless told otherwise, 640x360, H.264 with AAC, short caption), three are
+pictures (JPEG 1280x720, two with a caption), three are texts in Hindi, Tamil and English, one is a sound
+(as long, WAV).
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ class BenchmarkPost:
     media: bytes | None
 
 
-def mix(count: int) -> list[BenchmarkPost]:
-    """`count` posts, the ten of the mix over and over."""
-    video, picture, sound = make_video(), make_picture(), make_sound()
-    ten = [
+def mix(media_s: int = VIDEO_S) -> list[BenchmarkPost]:
+    """The ten posts, their videos and sound `media_s` seconds long."""
+    video, picture, sound = make_video(media_s), make_picture(), make_sound(media_s)
+    return [
         BenchmarkPost("video", CAPTIONS[0], video),
         BenchmarkPost("text", CAPTIONS[0], None),
         BenchmarkPost("image", CAPTIONS[1], picture),
@@ -49,7 +50,6 @@ def mix(count: int) -> list[BenchmarkPost]:
         BenchmarkPost("text", CAPTIONS[2], None),
         BenchmarkPost("image", CAPTIONS[2], picture),
     ]
-    return [ten[i % len(ten)] for i in range(count)]
 
 
 def make_video(seconds: int = VIDEO_S) -> bytes:
@@ -84,13 +84,13 @@ def make_picture() -> bytes:
     return buffer.getvalue()
 
 
-def make_sound() -> bytes:
+def make_sound(seconds: int = VIDEO_S) -> bytes:
     buffer = io.BytesIO()
     with wave.open(buffer, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(16_000)
-        file.writeframes((_chirp(16_000, VIDEO_S) * 20_000).astype(np.int16).tobytes())
+        file.writeframes((_chirp(16_000, seconds) * 20_000).astype(np.int16).tobytes())
     return buffer.getvalue()
 
 

@@ -33,7 +33,11 @@ class Options:
 def options(question: str) -> Options:
     """Parse the two switches that every benchmark has."""
     parser = argparse.ArgumentParser(description=question)
-    parser.add_argument("--quick", action="store_true", help="a short run; meant to stay under a minute on two cores")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="a short run, under a minute on two cores; figures to quote need a full one",
+    )
     parser.add_argument("--json", type=Path, default=None, help="also write the rows to this file")
     given = parser.parse_args()
     return Options(given.quick, given.json)

@@ -72,7 +72,7 @@ class TextEncoder:
 
 
 def _open(settings: XlmrSettings, dtype: Any) -> OpenedModel:
-    if settings.weights == "random":
+    if settings.weights != "checkpoint":
         from deployments.xlmr.random_weights import open_random
 
         return open_random(settings, dtype)

@@ -1,4 +1,4 @@
-"""A model of xlm-roberta-large's true shape with untrained weights: for benchmarks and load tests, never a fallback.
+"""A model of a published encoder's true shape with untrained weights: for benchmarks and load tests, never a fallback.
 
 It costs what the real one costs and its vectors mean nothing. Its tokenizer is the real XLM-R one, from the package
 that the local profile uses too.
@@ -33,6 +33,13 @@ LARGE: dict[str, int | float] = {
     "eos_token_id": 2,
 }
 """config.json of FacebookAI/xlm-roberta-large."""
+SMALL: dict[str, int] = {
+    "hidden_size": 384,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "intermediate_size": 1536,
+}
+"""What intfloat/multilingual-e5-small has different."""
 _SEED = 0
 _NOISE = 1 << 20
 _STRIDE = 7919  # so that no two matrices begin alike
@@ -44,16 +51,19 @@ def open_random(settings: XlmrSettings, dtype: Any) -> OpenedModel:
     """The same weights in every process. Raises MissingWeights where the tokenizer's package is not installed."""
     limit = min(_LIMIT, settings.max_tokens or sys.maxsize)
     tokenizer = TextTokenizer(read_backend(tokenizer_file().parent), settings.prefix, limit)
+    name, changes = (
+        ("multilingual-e5-small", SMALL) if settings.weights == "random-small" else ("xlm-roberta-large", {})
+    )
+    model = build_random(dtype, **changes)
     card = ModelCard(
-        name="xlm-roberta-large",
+        name=name,
         version="random-1",
         weights="random",
-        dimension=int(LARGE["hidden_size"]),
+        dimension=int(model.config.hidden_size),
         device=settings.device,
         precision=resolve_precision(settings),
         note="untrained weights of the true shape: the vectors mean nothing",
     )
-    model = build_random(dtype)
     pad_id = int(LARGE["pad_token_id"])
     return OpenedModel(model, tokenizer, pad_id + 1, pad_id, card, "random weights")
 

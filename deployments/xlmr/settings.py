@@ -17,10 +17,10 @@ class XlmrSettings(DeviceSettings):
         min_length=1,
         description="Directory of a Hugging Face encoder, a hub id, or `fake` (hashed character n-grams, for tests).",
     )
-    weights: Literal["checkpoint", "random"] = Field(
+    weights: Literal["checkpoint", "random", "random-small"] = Field(
         "checkpoint",
-        description="random: xlm-roberta-large's shape with untrained weights, whatever `model` says, for benchmarks "
-        "only; verdicts then say `random`.",
+        description="random: xlm-roberta-large's shape with untrained weights, whatever `model` says; random-small: "
+        "multilingual-e5-small's, 384-d. For benchmarks only; verdicts then say `random`.",
     )
     allow_hub: bool = Field(False, description="Let a hub id be downloaded; otherwise only its local cache is read.")
     prefix: str = Field("", description="Put before every text, as the model was trained (`query: ` for e5).")

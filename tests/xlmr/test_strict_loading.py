@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -204,10 +205,16 @@ def test_xlm_roberta_large_saved_in_its_own_format_loads_strictly(
 
 
 @pytest.mark.slow
-def test_random_weights_of_the_true_shape_are_named_so(e5_directory: Path) -> None:
-    encoder = TextEncoder(XlmrSettings(weights="random"))  # e5_directory: its packages hold the tokenizer
+@pytest.mark.parametrize(
+    ("weights", "name", "dimension"),
+    [("random", "xlm-roberta-large", 1024), ("random-small", "multilingual-e5-small", 384)],
+)
+def test_random_weights_of_the_true_shape_are_named_so(
+    e5_directory: Path, weights: Literal["random", "random-small"], name: str, dimension: int
+) -> None:
+    encoder = TextEncoder(XlmrSettings(weights=weights))  # e5_directory: its packages hold the tokenizer
     encoder.load()
-    assert (encoder.card.name, encoder.card.weights, encoder.card.dimension) == ("xlm-roberta-large", "random", 1024)
+    assert (encoder.card.name, encoder.card.weights, encoder.card.dimension) == (name, "random", dimension)
     (result,) = encoder.encode(["a plain sentence"])
     assert isinstance(result, TextEmbedding)
-    assert result.vector.shape == (1024,)
+    assert result.vector.shape == (dimension,)
