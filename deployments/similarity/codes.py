@@ -111,7 +111,7 @@ class Codes:
         one_thread()
         if not len(vectors):
             return
-        turned = self._turned(vectors)
+        turned = self._turned(vectors) if hasattr(index, "nlist") else self._plain(vectors)
         if not hasattr(index, "nlist") or isinstance(
             index, faiss.IndexIVFFastScan
         ):  # packs codes in blocks: assigns anew
@@ -152,7 +152,7 @@ class Codes:
 
     def flat_probe(self, queries: NDArray[Any]) -> Probe:
         """For an index without a template."""
-        return Probe(queries, 0, None, None)
+        return Probe(self._plain(queries), 0, None, None)
 
     def memory_bytes(self, index: Any) -> int:
         """Resident bytes of the codes and lists, centroids included; HNSW links by their arrays."""
@@ -187,11 +187,11 @@ class Codes:
         return scores, positions
 
     def _turned(self, vectors: NDArray[Any]) -> NDArray[Any]:
-        if self._space.binary:
-            return np.ascontiguousarray(vectors, dtype=np.uint8)
-        if self._rotation is not None:
-            return np.ascontiguousarray(vectors @ self._rotation, dtype=np.float32)
-        return np.ascontiguousarray(vectors, dtype=np.float32)
+        """As trained indexes take them: rotated, where the codes want that."""
+        return self._plain(vectors if self._rotation is None else vectors @ self._rotation)
+
+    def _plain(self, vectors: NDArray[Any]) -> NDArray[Any]:
+        return np.ascontiguousarray(vectors, dtype=np.uint8 if self._space.binary else np.float32)
 
     def _untrained(self, nlist: int) -> Any:
         d, metric = self._space.code_dimension, self._metric

@@ -94,6 +94,7 @@ class RowStore:
             raise IndexDamaged(f"{path} is missing; restore the index from a backup")
         self._high_water: HighWater | None = None
         self._read_lock = threading.Lock()
+        self._write_lock = threading.RLock()  # the writer's thread and the one that names segments
         try:
             self._writer = _connect(path)
             self._reader = _connect(path)
@@ -109,15 +110,21 @@ class RowStore:
 
     def write(self, operations: Sequence[Sequence[Item] | Sequence[str]]) -> list[Written]:
         """All operations (items to upsert, or ids to delete) in one durable transaction, in order: group commit."""
-        with self._transaction():
-            state = _State.of(self.mark)
-            results = [self._apply(operation, state) for operation in operations]
-            mark = state.mark(self.mark.commit + 1)
-            self._save(mark)
-        assert self._high_water is not None
-        self._high_water.write(mark)
-        self.mark = mark
+        with self._write_lock:
+            with self._transaction():
+                state = _State.of(self.mark)
+                results = [self._apply(operation, state) for operation in operations]
+                mark = state.mark(self.mark.commit + 1)
+                self._save(mark)
+            self._acknowledge(mark)
         return results
+
+    def in_step(self) -> bool:
+        """Whether a write that failed has left everything as it was."""
+        try:
+            return not self._writer.in_transaction and self._saved() == self.mark
+        except sqlite3.Error:
+            return False
 
     def publish(self, added: Sequence[SegmentEntry], dropped: Sequence[str], gone: Iterable[int], covered: int) -> None:
         """Name segments, forget others, and forget tombstones of rows that no segment holds any more.
@@ -209,15 +216,17 @@ class RowStore:
 
     def discard(self, seqs: Sequence[int], frames: Sequence[int] = ()) -> None:
         """Give up rows (and frames) that are beyond repair, and take what is left as the truth."""
+        with self._write_lock:
+            self._discard(seqs, frames)
+
+    def _discard(self, seqs: Sequence[int], frames: Sequence[int]) -> None:
         with self._transaction():
             for table, gone in (("rows", seqs), ("frames", [*seqs, *frames])):
                 self._writer.executemany(f"DELETE FROM {table} WHERE seq = ?", [(seq,) for seq in gone])  # noqa: S608
             self._writer.executemany("INSERT OR IGNORE INTO tombstones VALUES (?)", [(seq,) for seq in seqs])
             mark = self._counted(self.mark.commit + 1)
             self._save(mark)
-        assert self._high_water is not None
-        self._high_water.write(mark)
-        self.mark = mark
+        self._acknowledge(mark)
 
     def counted(self) -> Mark:
         """The mark that the rows themselves add up to, as they are now."""
@@ -234,6 +243,15 @@ class RowStore:
         self._writer.close()
         if self._high_water is not None:
             self._high_water.close()
+
+    def _acknowledge(self, mark: Mark) -> None:
+        assert self._high_water is not None
+        self._high_water.write(mark)
+        self.mark = mark
+
+    def _saved(self) -> Mark:
+        commits, last_seq, items, digest = self._read("SELECT commits, last_seq, items, digest FROM state")[0]
+        return Mark(commits, last_seq, items, _from_blob(digest))
 
     def _apply(self, operation: Sequence[Item] | Sequence[str], state: _State) -> Written:
         ids = [entry.id if isinstance(entry, Item) else entry for entry in operation]
@@ -287,8 +305,7 @@ class RowStore:
     def _checked_mark(self) -> Mark:
         """What the database says, if it reaches as far as what was acknowledged."""
         assert self._high_water is not None
-        commits, last_seq, items, digest = self._read("SELECT commits, last_seq, items, digest FROM state")[0]
-        found = Mark(commits, last_seq, items, _from_blob(digest))
+        found = self._saved()
         acknowledged = self._high_water.read() or Mark(0, 0, 0, 0)
         if found.commit < acknowledged.commit:
             raise IndexDamaged(
@@ -330,13 +347,15 @@ class RowStore:
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:
-        self._writer.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-        except BaseException:
-            self._writer.execute("ROLLBACK")
-            raise
-        self._writer.execute("COMMIT")
+        with self._write_lock:
+            self._writer.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._writer.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.execute("ROLLBACK")
+                raise
 
 
 @dataclass

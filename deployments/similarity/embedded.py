@@ -1,0 +1,345 @@
+"""The embedded index: FAISS segments over durable rows. Search never waits for a write, a write only for the disk.
+
+A write: checked -> committed with others to the store -> appended to the write buffer -> acknowledged. Behind it, the
+upkeep (`upkeep.py`) gathers full buffers into an indexed part in memory, writes that to a segment file, trains, merges
+and rewrites segments, and swaps each result into the view. A restart opens the segment files and replays the rest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from numpy.typing import NDArray
+
+from deployments.similarity.checks import check_id, checked_items, checked_search
+from deployments.similarity.codes import Codes
+from deployments.similarity.commits import GroupCommit
+from deployments.similarity.content import EncoderId
+from deployments.similarity.errors import IndexClosed
+from deployments.similarity.recovery import recovered
+from deployments.similarity.segment import SegmentFiles
+from deployments.similarity.settings import IndexSettings
+from deployments.similarity.spaces import Space, space_of
+from deployments.similarity.store import RowStore, StoredRow, Written, item_of
+from deployments.similarity.table import Codebook, Codebooks
+from deployments.similarity.upkeep import Upkeep
+from deployments.similarity.values import Filter, IndexStats, Item, Neighbours
+from deployments.similarity.view import Buffer, Searcher, View
+
+_Operation = Sequence[Item] | Sequence[str] | Callable[[], object]
+"""Items to upsert, ids to delete, or work that must not meet a write."""
+
+MAX_SEALED_BUFFERS = 64
+"""So many full buffers wait for the upkeep before writes wait for it, too."""
+
+_RESTLESS_TRIES = 3
+
+
+class EmbeddedIndex:
+    """VectorIndex over one directory on a local disk. One process owns it: the caller holds the lock."""
+
+    def __init__(
+        self,
+        directory: Path,
+        settings: IndexSettings,
+        dimension: int,
+        encoder: EncoderId,
+        *,
+        create: bool = True,
+        maintain: bool = True,
+    ) -> None:
+        """maintain: run the upkeep in background threads; otherwise the caller calls `maintain`.
+
+        Raises:
+            IndexDamaged: acknowledged data is missing or damaged beyond repair.
+            InvalidInput: the directory holds an index of another metric, dimension or encoder.
+        """
+        directory.mkdir(parents=True, exist_ok=True)
+        self.directory = directory
+        self.encoder = encoder
+        self._settings = settings
+        self._space = space_of(settings, dimension)
+        self._codes = Codes(self._space, settings)
+        self._books = Codebooks(Codebook(), Codebook())
+        self._files = SegmentFiles(directory / "segments", self._space, self._codes, self._books)
+        self._searcher = Searcher(self._space, self._codes, settings, self._books)
+        self._store = RowStore(directory, _identity(settings, self._space, encoder), create=create)
+        self._lock = threading.Lock()  # over the view's swap and the death of rows; searches never take it
+        self._version = 0  # of what was written
+        self._failed: BaseException | None = None
+        self._closed = False
+        self._room = threading.Condition()
+        self._loading = False
+        try:
+            recovery = recovered(self._store, self._files, self._space, self._codes, self._books, settings)
+        except BaseException:
+            self._store.close()
+            raise
+        self.repaired = recovery.repaired  # what the start found damaged and put right, in words
+        self._view = View(recovery.segments, recovery.gathered, (), self._new_buffer())
+        self.upkeep = Upkeep(self, recovery.growing)
+        self._commits: GroupCommit[_Operation, Written] = GroupCommit(
+            self._commit, lambda operation: 1 if callable(operation) else len(operation), name=f"rows-{directory.name}"
+        )
+        if maintain:
+            self.upkeep.start()
+
+    @classmethod
+    def open(
+        cls, directory: Path, settings: IndexSettings, dimension: int, encoder: EncoderId, *, create: bool = True
+    ) -> EmbeddedIndex:
+        return cls(directory, settings, dimension, encoder, create=create)
+
+    @property
+    def space(self) -> Space:
+        return self._space
+
+    @property
+    def settings(self) -> IndexSettings:
+        return self._settings
+
+    def upsert(self, items: Sequence[Item]) -> None:
+        checked = checked_items(self._space, items)
+        if checked:
+            self._written(checked)
+
+    def delete(self, ids: Sequence[str]) -> int:
+        wanted = list(dict.fromkeys(check_id(id_) for id_ in ids))
+        return len(self._written(wanted).deleted_ids) if wanted else 0
+
+    def get(self, ids: Sequence[str]) -> dict[str, Item]:
+        with self._open():
+            rows = self._store.by_ids(list(dict.fromkeys(ids)))
+            for row in rows.values():
+                if not row.sound:
+                    raise self.upkeep.damage(f"row {row.seq} ({row.id!r})")
+            frames = self._store.frames([row.seq for row in rows.values()])
+            return {row.id: item_of(row, self._space.unpack(row.vector), frames.get(row.seq)) for row in rows.values()}
+
+    def search(
+        self,
+        queries: NDArray[Any] | Sequence[NDArray[Any]],
+        k: int,
+        *,
+        filter: Filter | None = None,
+        threshold: float | None = None,
+        exact: bool = False,
+        effort: int | None = None,
+    ) -> list[Neighbours]:
+        """As VectorIndex. effort: nprobe or ef_search for this search alone."""
+        checked = checked_search(self._space, queries, k, threshold)
+        if filter is not None and filter.empty:
+            filter = None
+        with self._open():
+            if not checked:
+                return []
+            excluded = self._store.seqs_of(filter.exclude_ids) if filter is not None and filter.exclude_ids else []
+            for _ in range(_RESTLESS_TRIES):
+                version = self._version
+                found = self._searcher.nearest(
+                    self._view,
+                    checked,
+                    k,
+                    filter=filter,
+                    excluded=excluded,
+                    threshold=threshold,
+                    exact=exact,
+                    effort=effort,
+                )
+                if not found.restless or version == self._version:
+                    break
+            return found.neighbours
+
+    def count(self) -> int:
+        return self._store.mark.items
+
+    def scan(self, after: str = "", limit: int = 1000) -> list[str]:
+        with self._open():
+            return self._store.ids_after(after, limit)
+
+    def stats(self) -> IndexStats:
+        view = self._view
+        tables = [part.table for part in view.parts()] + [buffer.view()[0] for buffer in view.buffers()]
+        newest = [float(table.created_at[table.alive].max()) for table in tables if table.alive.any()]
+        codes = sum(self._codes.memory_bytes(part.index) + part.table.alive.nbytes for part in view.parts())
+        template = max((part.template for part in view.segments if part.template), key=lambda t: t.rows, default=None)
+        return IndexStats(
+            items=self.count(),
+            memory_bytes=codes + sum(buffer.nbytes for buffer in view.buffers()) + self.upkeep.gathered_bytes,
+            disk_bytes=sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file()),
+            buffered=sum(len(buffer) - buffer.dead for buffer in view.buffers()),
+            deleted=sum(part.dead for part in view.parts()),
+            segments=len(view.segments),
+            trained_rows=template.rows if template else 0,
+            newest_at=max(newest, default=None),
+            snapshot_at=self.upkeep.snapshot_at,
+            recall_estimate=self.upkeep.recall_estimate,
+            details={
+                "index_type": self._settings.index_type,
+                "effort": template.effort if template else None,
+                "nlist": getattr(template.index, "nlist", None) if template else None,
+                "merge_seconds": self.upkeep.merge_s,
+                "repaired": self.repaired,
+            },
+        )
+
+    def load(self, batches: Iterable[Sequence[Item]]) -> int:
+        """Bulk load: durable batch by batch, findable at the end, when the whole is trained once. Items loaded.
+
+        What others write meanwhile is as durable, and as late to be found.
+        """
+        loaded = 0
+        with self.upkeep.paused():
+            self.seal()
+            self.upkeep.gather()
+            self.upkeep.freeze()
+            self.between_writes(lambda: setattr(self, "_loading", True))
+            try:
+                for batch in batches:
+                    checked = checked_items(self._space, batch)
+                    if checked:
+                        self._commits.submit(checked).result()
+                    loaded += len(checked)
+                self.upkeep.index_stored()
+            finally:
+                self.between_writes(self._end_load)
+            self.upkeep.retrain()
+        return loaded
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self.upkeep.stop()
+        self._commits.close()
+        self._closed = True
+        self._store.close()
+
+    # --- for the upkeep ---
+
+    @property
+    def view(self) -> View:
+        return self._view
+
+    @property
+    def store(self) -> RowStore:
+        return self._store
+
+    @property
+    def files(self) -> SegmentFiles:
+        return self._files
+
+    @property
+    def codes(self) -> Codes:
+        return self._codes
+
+    @property
+    def books(self) -> Codebooks:
+        return self._books
+
+    def swap(self, change: Callable[[View], View]) -> None:
+        """A new view in the old one's place; `change` runs while no row can die, and may carry deaths over."""
+        with self._lock:
+            self._view = change(self._view)
+        with self._room:
+            self._room.notify_all()
+
+    def seal(self) -> None:
+        """Hand the write buffer to the upkeep, full or not."""
+        self.between_writes(lambda: self._seal() if len(self._view.buffer) else None)
+
+    def between_writes(self, work: Callable[[], object]) -> None:
+        """Do `work` on the writing thread, after what was submitted before and ahead of what comes."""
+        self._commits.submit(work).result()
+
+    def _written(self, operation: _Operation) -> Written:
+        with self._room:
+            while len(self._view.sealed) >= MAX_SEALED_BUFFERS and self.upkeep.running and not self._closed:
+                self._room.wait(1.0)
+        return self._commits.submit(operation).result()
+
+    def _commit(self, operations: list[_Operation]) -> list[Written]:
+        if self._failed is not None:
+            raise IndexClosed("A write to the index's disk failed; it must be opened anew.") from self._failed
+        if any(callable(operation) for operation in operations):
+            return [one for operation in operations for one in self._one_by_one(operation)]
+        try:
+            written = self._store.write(operations)  # type: ignore[arg-type]  # none is callable
+        except sqlite3.OperationalError as error:  # disk full, for one: rolled back, nothing changed
+            if self._store.in_step():
+                raise IndexClosed("The index could not write to its disk; nothing was changed.") from error
+            self._failed = error
+            raise
+        except BaseException as error:
+            self._failed = error
+            raise
+        for one in written:
+            self._follow(one)
+        return written
+
+    def _one_by_one(self, operation: _Operation) -> list[Written]:
+        if not callable(operation):
+            return self._commit([operation])
+        operation()
+        return [Written()]
+
+    def _follow(self, written: Written) -> None:
+        """The store is ahead: bring the view level. New rows appear before the ones they replace go."""
+        if not self._loading:
+            self._append(written.added)
+        with self._lock:
+            for seq in written.removed:
+                any(part.kill(seq) for part in self._view.newest_first())
+            self._version += 1
+
+    def _append(self, added: Sequence[StoredRow]) -> None:
+        start = 0
+        while start < len(added):
+            buffer = self._view.buffer
+            some = added[start : start + buffer.room]
+            buffer.append(some, [self._space.unpack(row.vector) for row in some])
+            start += len(some)
+            if not buffer.room:
+                self._seal()
+
+    def _seal(self) -> None:
+        fresh = self._new_buffer()
+        self.swap(lambda view: dataclasses.replace(view, sealed=(*view.sealed, view.buffer), buffer=fresh))
+        self.upkeep.wake()
+
+    def _end_load(self) -> None:
+        """Rows that came after the last were indexed go to the buffer; rows that died unseen are buried."""
+        for batch in self._store.rows(self._store.covered_seq()):
+            self._append(batch)
+        with self._lock:
+            for seq in self._store.tombstones():
+                any(part.kill(seq) for part in self._view.newest_first())
+            self._version += 1
+        self._loading = False
+
+    def _new_buffer(self) -> Buffer:
+        width = 4 * (self._space.row_width or 256) if not self._space.binary else self._space.code_dimension // 8
+        return Buffer(self._space, max(64, min(4096, self._settings.buffer_bytes // width)), self._books)
+
+    @contextmanager
+    def _open(self) -> Iterator[None]:
+        if self._closed:
+            raise IndexClosed
+        try:
+            yield
+        except sqlite3.ProgrammingError as error:  # closed while one read
+            raise IndexClosed from error
+
+
+def _identity(settings: IndexSettings, space: Space, encoder: EncoderId) -> Mapping[str, str]:
+    return {
+        "metric": settings.metric,
+        "dimension": str(space.dimension),
+        "row_dtype": str(space.row_dtype),
+        "encoder": str(encoder),
+    }

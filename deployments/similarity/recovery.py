@@ -1,0 +1,135 @@
+"""From files to a searchable index: open the segments, bury the dead, replay what no segment holds, and count.
+
+Segments are a cache: one that is damaged, or of another index type than is configured, is rebuilt from its rows. In
+the end the living rows must add up to what was acknowledged; if not, everything is rebuilt from the rows once, and if
+that does not add up either, the index refuses.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from deployments.similarity.codes import Codes, Template
+from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.gathered import Gathered, capacity
+from deployments.similarity.segment import Part, SegmentFiles, Source
+from deployments.similarity.settings import IndexSettings
+from deployments.similarity.spaces import Space
+from deployments.similarity.store import RowStore, SegmentEntry, StoredRow
+from deployments.similarity.table import Codebooks, GrowingTable
+
+logger = logging.getLogger(__name__)
+
+_MODULO = 1 << 64
+
+
+@dataclass
+class Recovery:
+    segments: tuple[Part, ...]
+    growing: Gathered
+    gathered: Part | None
+    repaired: list[str] = field(default_factory=list)  # in words
+
+
+def recovered(
+    store: RowStore, files: SegmentFiles, space: Space, codes: Codes, books: Codebooks, settings: IndexSettings
+) -> Recovery:
+    """Raises IndexDamaged where rows are damaged or do not add up."""
+    entries = store.segments()
+    files.sweep({entry.name for entry in entries})
+    start = _Start(store, files, space, codes, books, settings)
+    recovery = start.from_segments(entries)
+    if start.adds_up(recovery):
+        return recovery
+    logger.error("%s: segments do not add up to the rows; rebuilding them", files.path(""))
+    rebuilt = start.from_segments(store.segments(), believe=False)
+    rebuilt.repaired += [*recovery.repaired, "segments did not add up to the rows and were rebuilt"]
+    if not start.adds_up(rebuilt):
+        raise IndexDamaged("the stored rows do not add up to what was acknowledged; restore the index from a backup")
+    return rebuilt
+
+
+def segment_name(last_seq: int) -> str:
+    return f"{last_seq:012d}-{uuid.uuid4().hex[:8]}"
+
+
+@dataclass
+class _Start:
+    store: RowStore
+    files: SegmentFiles
+    space: Space
+    codes: Codes
+    books: Codebooks
+    settings: IndexSettings
+
+    def from_segments(self, entries: Sequence[SegmentEntry], *, believe: bool = True) -> Recovery:
+        repaired: list[str] = []
+        parts: list[Part] = []
+        lost: list[SegmentEntry] = []
+        templates: dict[str, Template] = {}
+        for entry in entries:
+            part = self._opened(entry, templates, repaired) if believe else None
+            if part is None:
+                lost.append(entry)
+                continue
+            if part.template is not None:
+                templates[part.template.name] = part.template
+            parts.append(part)
+        for seq in self.store.tombstones():
+            any(part.kill(seq) for part in parts)
+        template = max(templates.values(), key=lambda template: template.rows, default=None)
+        parts += [part for entry in lost if (part := self._rebuilt(entry, template)) is not None]
+        parts.sort(key=lambda part: part.first_seq)
+        growing = self._replayed(template)
+        return Recovery(tuple(parts), growing, growing.part(None), repaired)
+
+    def adds_up(self, recovery: Recovery) -> bool:
+        counts = [part.table.digest() for part in recovery.segments]
+        if recovery.gathered is not None:
+            counts.append(recovery.gathered.table.digest())
+        items, digest = sum(count for count, _ in counts), sum(digest for _, digest in counts) % _MODULO
+        return (items, digest) == (self.store.mark.items, self.store.mark.digest)
+
+    def _opened(self, entry: SegmentEntry, templates: dict[str, Template], repaired: list[str]) -> Part | None:
+        if entry.manifest["index_type"] != self.settings.index_type:
+            return None
+        try:
+            return self.files.open(entry, templates)
+        except (IndexDamaged, OSError, ValueError, KeyError, RuntimeError) as error:  # FAISS raises RuntimeError
+            logger.error("%s; rebuilding it from its rows", error)
+            repaired.append(f"segment {entry.name} was damaged and rebuilt from its rows")
+            return None
+
+    def _rebuilt(self, entry: SegmentEntry, template: Template | None) -> Part | None:
+        """The segment anew from the store, under a new name."""
+        table = GrowingTable(self.space, int(entry.manifest["rows"]), self.books)
+        for batch in self.store.rows(entry.first_seq - 1, entry.last_seq):
+            table.append(batch, [self.space.unpack(row.vector) for row in sound(batch)])
+        view = table.view()
+        source = Source(Part(view, None, None, np.empty(0, np.int32)), np.arange(len(view)))
+        part = self.files.build(segment_name(entry.last_seq), [source], template, self.settings.index_type)
+        added = [part.entry] if part is not None and part.entry is not None else []
+        self.store.publish(added, [entry.name], (), self.store.covered_seq())
+        self.files.remove(entry.name)
+        return part
+
+    def _replayed(self, template: Template | None) -> Gathered:
+        """What came after the last segment."""
+        covered = self.store.covered_seq()
+        rows = [row for batch in self.store.rows(covered) for row in sound(batch)]
+        room = capacity(self.space, self.settings)
+        growing = Gathered(self.space, self.codes, self.books, template, max(room, len(rows) + room // 4))
+        growing.add_stored(rows)
+        return growing
+
+
+def sound(rows: list[StoredRow]) -> list[StoredRow]:
+    for row in rows:
+        if not row.sound:
+            raise IndexDamaged(f"row {row.seq} ({row.id!r}) is damaged; `parakh index verify --repair`")
+    return rows

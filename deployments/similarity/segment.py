@@ -1,0 +1,289 @@
+"""A part of an index that is searched as one: its table, its codes, and, on disk, the files that hold both.
+
+A segment's files are written to a temporary directory, flushed, renamed, and only then named in the store. Each file's
+SHA-256 is in the store's manifest and checked when the segment is opened, so that a damaged one is never searched.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.similarity import codes as faiss_codes
+from deployments.similarity import rows as row_files
+from deployments.similarity.codes import Codes, Template
+from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.rows import FixedRows, Rows, concatenated
+from deployments.similarity.spaces import Space
+from deployments.similarity.store import SegmentEntry
+from deployments.similarity.table import Codebooks, Table
+
+_INDEX = "codes.faiss"
+_COLUMNS = ("seqs", "created_at", "languages", "content_types", "checksums", "lists")
+_CHUNK = 4096
+
+
+@dataclass(eq=False)
+class Part:
+    """One searchable part. `dead` counts rows killed since it was made; its owner changes it under a lock."""
+
+    table: Table
+    index: Any  # FAISS
+    template: Template | None  # None: untrained, exact
+    lists: NDArray[np.int32]  # (n,) inverted list of each row under the template
+    entry: SegmentEntry | None = None  # where it is on disk
+    dead: int = 0
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def first_seq(self) -> int:
+        return int(self.table.seqs[0])
+
+    @property
+    def last_seq(self) -> int:
+        return int(self.table.seqs[-1])
+
+    def use_effort(self, effort: int) -> None:
+        """Search so far from now on; before the part is published, so that its manifest says so, too."""
+        assert self.template is not None
+        assert self.entry is not None
+        self.template = dataclasses.replace(self.template, effort=effort)
+        described = {**self.entry.manifest["template"], "effort": effort}
+        self.entry = dataclasses.replace(self.entry, manifest={**self.entry.manifest, "template": described})
+
+    def kill(self, seq: int) -> bool:
+        """Whether `seq` is here, and lived."""
+        position = self.table.position(seq)
+        if position is None or not self.table.alive[position]:
+            return False
+        self.table.alive[position] = False
+        self.dead += 1
+        return True
+
+
+@dataclass(frozen=True)
+class Source:
+    """Rows of a part that go into a new segment."""
+
+    part: Part
+    positions: NDArray[np.intp]
+
+    @classmethod
+    def living(cls, part: Part) -> Source:
+        return cls(part, np.flatnonzero(part.table.alive))
+
+    def alive(self) -> NDArray[np.bool_]:
+        """Of the rows taken, those that still live."""
+        return np.asarray(self.part.table.alive[self.positions])
+
+
+class SegmentFiles:
+    """The directory of an index's segments."""
+
+    def __init__(self, directory: Path, space: Space, codes: Codes, books: Codebooks) -> None:
+        self._directory = directory
+        self._space = space
+        self._codes = codes
+        self._books = books
+        directory.mkdir(exist_ok=True)
+
+    def build(
+        self,
+        name: str,
+        sources: Sequence[Source],
+        template: Template | None,
+        index_type: str,
+        rest: Callable[[], None] = lambda: None,
+    ) -> Part | None:
+        """A segment of all rows of `sources`, in order of seq, on disk and opened; None where there are none.
+
+        Rows of a part of the same template keep their lists, others are assigned. `rest` is called between chunks.
+        """
+        index = self._codes.empty(template)
+        lists = []
+        for source in sources:
+            for start in range(0, len(source.positions), _CHUNK):
+                positions = source.positions[start : start + _CHUNK]
+                vectors = self._space.codes_input(source.part.table.rows.take(positions))
+                if template is None:
+                    assigned = np.zeros(len(positions), np.int32)
+                elif source.part.template is not None and source.part.template.name == template.name:
+                    assigned = source.part.lists[positions]
+                else:
+                    assigned = self._codes.assign(template, vectors)
+                self._codes.add(index, vectors, assigned)
+                lists.append(assigned)
+                rest()
+        if not lists:
+            return None
+        return self._write(name, sources, index, np.concatenate(lists), template, index_type)
+
+    def open(self, entry: SegmentEntry, templates: Mapping[str, Template]) -> Part:
+        """Raises IndexDamaged where a file is missing or not what was written. All rows alive."""
+        directory = self._directory / entry.name
+        for file, digest in entry.manifest["files"].items():
+            path = directory / file
+            if not path.exists() or sha256_of(path) != digest:
+                raise IndexDamaged(f"segment {entry.name}: {file} is missing or damaged")
+        index = faiss_codes.read(str(directory / _INDEX), self._space.binary)
+        return self._opened(entry, index, self._template(index, entry.manifest["template"], templates))
+
+    def remove(self, name: str) -> None:
+        shutil.rmtree(self._directory / name, ignore_errors=True)
+
+    def sweep(self, named: set[str]) -> None:
+        """Remove what a crash left: directories that the store does not name."""
+        for path in self._directory.iterdir():
+            if path.name not in named:
+                shutil.rmtree(path, ignore_errors=True)
+
+    def size_bytes(self, entries: Sequence[SegmentEntry]) -> int:
+        paths = (path for entry in entries for path in (self._directory / entry.name).iterdir())
+        return sum(path.stat().st_size for path in paths)
+
+    def path(self, name: str) -> Path:
+        return self._directory / name
+
+    def _opened(self, entry: SegmentEntry, index: Any, template: Template | None) -> Part:
+        directory = self._directory / entry.name
+        arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
+        rows = row_files.load(directory)
+        if index.ntotal != len(arrays["seqs"]):
+            raise IndexDamaged(f"segment {entry.name}: its parts do not belong together")
+        table = Table(
+            seqs=np.asarray(arrays["seqs"]),
+            ids=_IdFile(directory),
+            created_at=arrays["created_at"],
+            languages=self._recoded(arrays["languages"], entry.manifest["languages"], self._books.languages.code),
+            content_types=self._recoded(
+                arrays["content_types"], entry.manifest["content_types"], self._books.content_types.code
+            ),
+            checksums=arrays["checksums"],
+            rows=rows,
+            alive=np.ones(len(arrays["seqs"]), np.bool_),
+        )
+        return Part(table, index, template, arrays["lists"], entry)
+
+    def _template(
+        self, index: Any, described: Mapping[str, Any] | None, templates: Mapping[str, Template]
+    ) -> Template | None:
+        if described is None:
+            return None
+        if described["name"] in templates:
+            return templates[described["name"]]
+        empty = self._codes.copy(index)
+        empty.reset()
+        return Template(described["name"], empty, described["rows"], described["effort"])
+
+    def _write(
+        self,
+        name: str,
+        sources: Sequence[Source],
+        index: Any,
+        lists: NDArray[np.int32],
+        template: Template | None,
+        index_type: str,
+    ) -> Part:
+        temporary, final = self._directory / f".{name}", self._directory / name
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        faiss_codes.write(index, str(temporary / _INDEX), self._space.binary)
+        for column in ("seqs", "created_at", "languages", "content_types", "checksums"):
+            parts = [getattr(source.part.table, column)[source.positions] for source in sources]
+            np.save(temporary / f"{column}.npy", np.concatenate(parts), allow_pickle=False)
+        np.save(temporary / "lists.npy", lists, allow_pickle=False)
+        _write_rows(temporary, sources)
+        _write_ids(temporary, sources)
+        files = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
+        for path in [*temporary.iterdir(), temporary]:
+            flush(path)
+        temporary.rename(final)
+        flush(self._directory)
+        seqs = np.load(final / "seqs.npy")
+        manifest = {
+            "files": files,
+            "rows": len(seqs),
+            "index_type": index_type,
+            "template": template and {"name": template.name, "rows": template.rows, "effort": template.effort},
+            "languages": self._books.languages.texts(),
+            "content_types": self._books.content_types.texts(),
+        }
+        entry = SegmentEntry(name, int(seqs[0]), int(seqs[-1]), manifest)
+        return self._opened(entry, index, template)
+
+    @staticmethod
+    def _recoded(codes: NDArray[np.uint16], texts: Sequence[str], code_of: Callable[[str], int]) -> NDArray[np.uint16]:
+        new = np.array([code_of(text) for text in texts], np.uint16)
+        if np.array_equal(new, np.arange(len(new))):
+            return codes
+        return new[codes]
+
+
+class _IdFile:
+    """Ids end to end in one file, read where they lie."""
+
+    def __init__(self, directory: Path) -> None:
+        self._bytes = np.load(directory / "ids.npy", mmap_mode="r")
+        self._ends = np.load(directory / "id_ends.npy", mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, position: int) -> str:
+        start = int(self._ends[position - 1]) if position else 0
+        return str(self._bytes[start : int(self._ends[position])].tobytes(), "utf-8")
+
+
+def sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def flush(path: Path) -> None:
+    """The file or directory is on the disk on return."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _write_rows(directory: Path, sources: Sequence[Source]) -> None:
+    first = sources[0].part.table.rows
+    if isinstance(first, FixedRows):
+        total = sum(len(source.positions) for source in sources)
+        shape = (total, first.matrix.shape[1])
+        out = np.lib.format.open_memmap(directory / "rows.npy", mode="w+", dtype=first.matrix.dtype, shape=shape)
+        start = 0
+        for rows in _row_chunks(sources):
+            assert isinstance(rows, FixedRows)
+            out[start : start + len(rows)] = rows.matrix
+            start += len(rows)
+        out.flush()
+    else:
+        row_files.save(concatenated(list(_row_chunks(sources))), directory)
+
+
+def _row_chunks(sources: Sequence[Source]) -> list[Rows] | Any:
+    return (
+        source.part.table.rows.take(source.positions[start : start + _CHUNK])
+        for source in sources
+        for start in range(0, len(source.positions), _CHUNK)
+    )
+
+
+def _write_ids(directory: Path, sources: Sequence[Source]) -> None:
+    encoded = [source.part.table.ids[int(position)].encode() for source in sources for position in source.positions]
+    np.save(directory / "ids.npy", np.frombuffer(b"".join(encoded), np.uint8), allow_pickle=False)
+    np.save(directory / "id_ends.npy", np.cumsum([len(id_) for id_ in encoded], dtype=np.int64), allow_pickle=False)

@@ -1,0 +1,395 @@
+"""What keeps an embedded index small, trained and on disk, behind its writers' and readers' backs.
+
+Two threads at low priority. The gatherer is quick: full buffers -> gathered rows -> segment files. The compactor takes
+its time: trains, merges, rewrites. Both make new parts aside and swap them into the view; what died meanwhile is
+carried over at the swap, under the index's lock. `_turn` keeps the two from swapping the same part.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deployments.similarity.codes import Template
+from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.gathered import Gathered, capacity
+from deployments.similarity.recovery import segment_name, sound
+from deployments.similarity.rows import concatenated
+from deployments.similarity.segment import Part, Source
+from deployments.similarity.tuning import tuned
+from deployments.similarity.view import Buffer, View
+
+if TYPE_CHECKING:
+    from deployments.similarity.embedded import EmbeddedIndex
+
+logger = logging.getLogger(__name__)
+
+_NICE = 10
+_TIER = 4  # so many neighbouring segments of like size become one
+_IDLE_S = 0.5
+_ERROR_PAUSE_S = 5.0
+
+
+class Upkeep:
+    """Of one index. Every step may also be called by hand: `maintain` does all that is due."""
+
+    def __init__(self, index: EmbeddedIndex, growing: Gathered) -> None:
+        self._index = index
+        self._growing = growing
+        self._turn = threading.RLock()
+        self._pause = threading.RLock()
+        self._wanted = threading.Event()
+        self._stopping = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._snapshot: str | None = None  # segment file that holds what is gathered, so far as it was then
+        self._snapshot_rows = 0
+        self.snapshot_at: float | None = None
+        self.merge_s = 0.0  # seconds spent training, merging and rewriting
+        self.recall_estimate: float | None = None
+        self.error: str | None = None
+
+    @property
+    def running(self) -> bool:
+        return bool(self._threads)
+
+    @property
+    def gathered_bytes(self) -> int:
+        return self._growing.nbytes
+
+    def start(self) -> None:
+        for name, loop in (("gather", self._gather_loop), ("compact", self._compact_loop)):
+            thread = threading.Thread(target=loop, name=f"{name}-{self._index.directory.name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def stop(self) -> None:
+        self._stopping.set()
+        self._wanted.set()
+        for thread in self._threads:
+            thread.join()
+        self._threads = []
+
+    def wake(self) -> None:
+        self._wanted.set()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        with self._pause:
+            yield
+
+    def maintain(self) -> None:
+        """All that is due now."""
+        self.gather()
+        while self.compact():
+            pass
+
+    # --- the gatherer ---
+
+    def gather(self) -> None:
+        """Full buffers into the gathered part; that, when it is full, into a segment."""
+        while self._index.view.sealed:
+            with self._turn:
+                waiting = self._index.view.sealed
+                self._gather_some(waiting)
+                if len(self._growing) >= self._capacity or (waiting and self._growing.room < waiting[0].capacity):
+                    self.freeze()
+
+    def freeze(self) -> None:
+        """The gathered part becomes a segment."""
+        with self._turn:
+            part = self._index.view.gathered
+            if part is None:
+                return
+            source = Source.living(part)
+            segment = self._persisted(source)
+
+            def change(view: View) -> View:
+                if segment is None:
+                    return dataclasses.replace(view, gathered=None)
+                _carry_deaths(segment, [source])
+                return dataclasses.replace(view, segments=(*view.segments, segment), gathered=None)
+
+            self._index.swap(change)
+            self._growing = self._fresh(self._growing.template)
+            self._snapshot, self._snapshot_rows = None, 0
+
+    def snapshot(self) -> None:
+        """Everything written before is in segment files on return: a restart has nothing to replay."""
+        self._index.seal()
+        self.gather()
+        with self._turn:
+            part = self._index.view.gathered
+            if part is not None and len(part) > self._snapshot_rows:
+                segment = self._persisted(Source.living(part))
+                self._snapshot = segment.entry.name if segment is not None and segment.entry is not None else None
+                self._snapshot_rows = len(part)
+            self.snapshot_at = time.time()
+        self._index.store.checkpoint()
+
+    # --- the compactor ---
+
+    def compact(self) -> bool:
+        """The most pressing piece of work, if any: train, adopt a new template, rewrite the dead away, merge."""
+        started = time.monotonic()
+        done = self._train_if_due() or self._adopt() or self._rewrite() or self._merge()
+        if done:
+            self.merge_s += time.monotonic() - started
+            self._index.store.checkpoint()
+        return done
+
+    def retrain(self) -> None:
+        """Train on what is there now, tune, and rebuild every segment as one."""
+        self.gather()
+        self.freeze()
+        segments = self._index.view.segments
+        rows = sum(len(part) - part.dead for part in segments)
+        if not rows:
+            return
+        if self._index.codes.trains:
+            template = self._trained(segments, rows)
+            self._replace(segments, template)
+            with self._turn:
+                self._regather()
+        else:
+            self._replace(segments, None)
+
+    def index_stored(self) -> None:
+        """What a bulk load put into the store, as segments. Nothing else is gathered or buffered meanwhile."""
+        store = self._index.store
+        with self._turn:
+            for batch in store.rows(store.covered_seq(), batch=self._capacity):
+                self._growing.add_stored(sound(batch))
+                self._index.swap(lambda view: dataclasses.replace(view, gathered=self._growing.part(None)))
+                self.freeze()
+        self.snapshot_at = time.time()
+
+    def damage(self, what: str) -> IndexDamaged:
+        self.error = f"{what} is damaged"
+        return IndexDamaged(f"{what} is damaged; `parakh index verify --repair`")
+
+    # --- steps ---
+
+    @property
+    def _capacity(self) -> int:
+        return capacity(self._index.space, self._index.settings)
+
+    def _fresh(self, template: Template | None) -> Gathered:
+        index = self._index
+        room = self._capacity + 2 * self._index.view.buffer.capacity
+        return Gathered(index.space, index.codes, index.books, template, room)
+
+    def _gather_some(self, sealed: Sequence[Buffer]) -> None:
+        """As many full buffers as there is room for."""
+        taken: list[Buffer] = []
+        room = self._growing.room
+        for buffer in sealed:
+            if len(buffer) > room:
+                break
+            room -= len(buffer)
+            taken.append(buffer)
+        sources = [Source.living(buffer.as_part()) for buffer in taken]
+        start = len(self._growing)
+        self._growing.add(sources)
+
+        def change(view: View) -> View:
+            part = self._growing.part(view.gathered)
+            if part is not None:
+                alive = np.concatenate([source.alive() for source in sources]) if sources else np.ones(0, bool)
+                part.table.alive[start:] &= alive
+                part.dead = int((~part.table.alive).sum())
+            return dataclasses.replace(view, sealed=view.sealed[len(taken) :], gathered=part)
+
+        self._index.swap(change)
+
+    def _persisted(self, source: Source) -> Part | None:
+        """Gathered rows as a segment file that takes the last snapshot's place; None where none lives."""
+        index, part = self._index, source.part
+        name = segment_name(part.last_seq)
+        segment = index.files.build(name, [source], part.template, index.settings.index_type, self._rest)
+        self._publish(segment, [self._snapshot] if self._snapshot else [], covered=part.last_seq)
+        return segment
+
+    def _publish(self, added: Part | None, dropped: Sequence[str], covered: int | None = None) -> None:
+        """Name a new segment in the store; forget the old ones and the tombstones no file needs any more."""
+        store = self._index.store
+        entries = [added.entry] if added is not None and added.entry is not None else []
+        covered = store.covered_seq() if covered is None else max(covered, store.covered_seq())
+        on_disk = [part for part in self._index.view.segments if part.entry and part.entry.name not in dropped]
+        kept = on_disk + ([added] if added is not None else [])
+        dead = np.array(store.tombstones(), np.int64)
+        dead = dead[dead <= covered]
+        needed = np.zeros(len(dead), bool)
+        for part in kept:
+            needed |= np.isin(dead, part.table.seqs)
+        if self._snapshot and self._snapshot not in dropped and self._index.view.gathered is not None:
+            needed |= dead >= self._index.view.gathered.first_seq
+        store.publish(entries, dropped, dead[~needed].tolist(), covered)
+        for name in dropped:
+            self._index.files.remove(name)
+
+    def _train_if_due(self) -> bool:
+        settings, view = self._index.settings, self._index.view
+        if not self._index.codes.trains:
+            return False
+        rows = sum(len(part) - part.dead for part in view.parts())
+        template = self._template()
+        due = settings.train_from if template is None else template.rows * (1 + settings.retrain_growth)
+        if rows < due:
+            return False
+        self.retrain()
+        return True
+
+    def _template(self) -> Template | None:
+        templates = [part.template for part in self._index.view.parts() if part.template is not None]
+        return max(templates, key=lambda template: template.rows, default=self._growing.template)
+
+    def _adopt(self) -> bool:
+        """Segments frozen while the template was trained move to it."""
+        template = self._template()
+        if template is None:
+            return False
+        for part in self._index.view.segments:
+            if part.template is None or part.template.name != template.name:
+                self._replace([part], template)
+                return True
+        return False
+
+    def _rewrite(self) -> bool:
+        for part in self._index.view.segments:
+            if part.dead > self._index.settings.max_dead_share * len(part):
+                self._replace([part], part.template)
+                return True
+        return False
+
+    def _merge(self) -> bool:
+        segments = self._index.view.segments
+        for start in range(len(segments) - _TIER + 1):
+            run = segments[start : start + _TIER]
+            sizes = [len(part) - part.dead for part in run]
+            if max(sizes) < _TIER * max(1, min(sizes)):
+                self._replace(run, run[0].template)
+                return True
+        return False
+
+    def _trained(self, segments: Sequence[Part], rows: int) -> Template:
+        index = self._index
+        wanted = index.codes.training_rows(rows)
+        random = np.random.default_rng(rows)
+        samples = []
+        for part in segments:
+            living = np.flatnonzero(part.table.alive)
+            share = min(len(living), -(-wanted * len(living) // rows))
+            chosen = np.sort(random.choice(living, share, replace=False))
+            for start in range(0, len(chosen), 1024):
+                samples.append(part.table.rows.take(chosen[start : start + 1024]))
+                self._rest()
+        sample = index.space.codes_input(concatenated(samples))
+        return index.codes.train(segment_name(rows), sample, rows)
+
+    def _replace(self, parts: Sequence[Part], template: Template | None) -> None:
+        """One new segment, under `template`, in the place of neighbouring ones."""
+        index = self._index
+        sources = [Source.living(part) for part in parts]
+        name = segment_name(parts[-1].last_seq)
+        segment = index.files.build(name, sources, template, index.settings.index_type, self._rest)
+        if segment is not None and template is not None and _untuned(template, parts):
+            segment.use_effort(tuned(index.space, index.codes, index.settings, segment, self._rest))
+        names = [part.entry.name for part in parts if part.entry is not None]
+        with self._turn:
+
+            def change(view: View) -> View:
+                segments = list(view.segments)
+                place = segments.index(parts[0])
+                for part in parts:
+                    segments.remove(part)
+                if segment is not None:
+                    _carry_deaths(segment, sources)
+                    segments.insert(place, segment)
+                return dataclasses.replace(view, segments=tuple(segments))
+
+            self._publish(segment, names)
+            index.swap(change)
+
+    def _regather(self) -> None:
+        """What was gathered under the old template, under the new one."""
+        part = self._index.view.gathered
+        fresh = self._fresh(self._template())
+        source = Source.living(part) if part is not None else None
+        if source is not None:
+            fresh.add([source])
+
+        def change(view: View) -> View:
+            new = fresh.part(None)
+            if new is not None and source is not None:
+                new.table.alive[:] = source.alive()
+                new.dead = int((~new.table.alive).sum())
+            return dataclasses.replace(view, gathered=new)
+
+        self._index.swap(change)
+        self._growing = fresh
+
+    # --- threads ---
+
+    def _gather_loop(self) -> None:
+        def step() -> None:
+            self._wanted.wait(_IDLE_S)
+            self._wanted.clear()
+            with self._pause:
+                self.gather()
+                due = self.snapshot_at is None or time.time() - self.snapshot_at > self._index.settings.snapshot_s
+                if due and self._index.view.gathered is not None:
+                    self.snapshot()
+
+        self._loop(step)
+
+    def _compact_loop(self) -> None:
+        def step() -> None:
+            with self._pause:
+                done = self.compact()
+            if not done:
+                self._stopping.wait(_IDLE_S)
+
+        self._loop(step)
+
+    def _loop(self, step: Callable[[], None]) -> None:
+        with contextlib.suppress(OSError, AttributeError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # Linux: of this thread
+        while not self._stopping.is_set():
+            try:
+                step()
+                self.error = None
+            except Exception as error:
+                if self._stopping.is_set():
+                    return
+                self.error = f"{type(error).__name__}: {error}"
+                logger.exception("%s: upkeep failed; trying again", self._index.directory)
+                self._stopping.wait(_ERROR_PAUSE_S)
+
+    def _rest(self) -> None:
+        """Between chunks: let a waiting search have the interpreter, and stop when the index closes."""
+        if self._stopping.is_set() and threading.current_thread() in self._threads:
+            raise _Stopped
+        time.sleep(0)
+
+
+class _Stopped(Exception):
+    """The index closes: the work under way is thrown away, the rows are in the store."""
+
+
+def _carry_deaths(segment: Part, sources: Sequence[Source]) -> None:
+    """Rows that died while the segment was built."""
+    segment.table.alive[:] = np.concatenate([source.alive() for source in sources])
+    segment.dead = int((~segment.table.alive).sum())
+
+
+def _untuned(template: Template, parts: Sequence[Part]) -> bool:
+    return all(part.template is None or part.template.name != template.name for part in parts)

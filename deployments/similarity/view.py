@@ -1,0 +1,327 @@
+"""What a search sees: segments, the rows gathered in memory, write buffers. Swapped whole, never changed in place.
+
+A search takes no lock. It asks every part for candidates, drops the dead, and scores the rest exactly from the rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+from numpy.typing import NDArray
+
+from deployments.similarity.codes import Codes, Probe, one_thread
+from deployments.similarity.exact import nearest_positions
+from deployments.similarity.segment import Part
+from deployments.similarity.settings import IndexSettings
+from deployments.similarity.spaces import Space
+from deployments.similarity.store import StoredRow
+from deployments.similarity.table import Codebooks, GrowingTable, Table
+from deployments.similarity.values import Filter, Neighbours
+
+_NARROW = 0.02  # share of a part's rows under which scoring them all beats searching the codes
+_FEW = 2048
+_NARROW_GRAPH = 0.2  # a graph walked through rows that do not count loses its way sooner
+
+
+class Buffer:
+    """The newest rows, searched exactly. One thread appends: rows first, the count last."""
+
+    def __init__(self, space: Space, capacity: int, books: Codebooks) -> None:
+        self._space = space
+        self._table = GrowingTable(space, capacity, books)
+        width = space.code_dimension // 8 if space.binary else space.dimension
+        self._inputs = np.empty((capacity, width), np.uint8 if space.binary else np.float32)
+        self.dead = 0
+
+    def __len__(self) -> int:
+        return self._table.count
+
+    @property
+    def capacity(self) -> int:
+        return self._table.capacity
+
+    @property
+    def room(self) -> int:
+        return self._table.capacity - self._table.count
+
+    @property
+    def nbytes(self) -> int:
+        return int(self._inputs.nbytes) + self._table.view().rows.nbytes
+
+    def append(self, stored: Sequence[StoredRow], rows: Sequence[NDArray[Any]]) -> None:
+        start = self._table.count
+        self._inputs[start : start + len(rows)] = self._space.codes_input(self._space.pack(rows))
+        self._table.append(stored, rows)
+
+    def view(self) -> tuple[Table, NDArray[Any]]:
+        table = self._table.view()
+        return table, self._inputs[: len(table)]
+
+    def as_part(self) -> Part:
+        """Its rows, for the upkeep to take on; not to be searched."""
+        return Part(self._table.view(), None, None, np.empty(0, np.int32))
+
+    def kill(self, seq: int) -> bool:
+        table = self._table.view()
+        position = table.position(seq)
+        if position is None or not table.alive[position]:
+            return False
+        table.alive[position] = False
+        self.dead += 1
+        return True
+
+
+@dataclass(frozen=True)
+class View:
+    segments: tuple[Part, ...]
+    gathered: Part | None  # sealed rows in memory, indexed, not yet a segment
+    sealed: tuple[Buffer, ...]  # full, waiting to be gathered
+    buffer: Buffer
+
+    def parts(self) -> tuple[Part, ...]:
+        return self.segments if self.gathered is None else (*self.segments, self.gathered)
+
+    def buffers(self) -> tuple[Buffer, ...]:
+        return (*self.sealed, self.buffer)
+
+    def newest_first(self) -> Iterator[Part | Buffer]:
+        yield from reversed(self.buffers())
+        yield from reversed(self.parts())
+
+
+@dataclass(frozen=True)
+class Found:
+    """restless: a row died, or was replaced, while one looked: the answer may lack what took its place."""
+
+    neighbours: list[Neighbours]
+    restless: bool
+
+
+@dataclass(frozen=True)
+class _Candidates:
+    table: Table
+    scores: NDArray[np.float32]  # (n, c) the index's own
+    positions: NDArray[np.int64]  # (n, c), -1 for none
+
+
+class Searcher:
+    """Searches views of one index. Stateless."""
+
+    def __init__(self, space: Space, codes: Codes, settings: IndexSettings, books: Codebooks) -> None:
+        self._space = space
+        self._codes = codes
+        self._books = books
+        self._per_neighbour = settings.candidates_per_neighbour
+        self._graph = settings.index_type == "HNSW"
+
+    def nearest(
+        self,
+        view: View,
+        queries: Sequence[NDArray[Any]],
+        k: int,
+        *,
+        filter: Filter | None,
+        excluded: Sequence[int],
+        threshold: float | None,
+        exact: bool,
+        effort: int | None = None,
+    ) -> Found:
+        """queries: as `Space.query` gives; excluded: seqs of the items the filter excludes."""
+        vectors = self._space.codes_input(self._space.pack(queries))
+        want = max(k * self._per_neighbour, k + 16)
+        probes: dict[str, Probe] = {}
+        from_buffers = (
+            self._from_buffer(buffer, queries, vectors, want, filter, excluded) for buffer in view.buffers()
+        )
+        found = [candidates for candidates in from_buffers if candidates is not None]
+        dropped = False
+        for part in view.parts():
+            mask = None if filter is None else part.table.passing(filter, self._books, excluded)
+            candidates = self._from_part(part, queries, vectors, want, mask, exact, probes, effort)
+            if candidates is not None:
+                found.append(candidates)
+        for position, candidates in enumerate(found):
+            alive = candidates.table.alive[candidates.positions] & (candidates.positions >= 0)
+            dropped = dropped or bool((~alive & (candidates.positions >= 0)).any())
+            found[position] = _Candidates(
+                candidates.table, candidates.scores, np.where(alive, candidates.positions, -1)
+            )
+        untrained = all(part.template is None for part in view.parts())
+        true_scores = (self._codes.exact or untrained) and self._space.metric != "jaccard"
+        neighbours, doubled = self._ranked(queries, found, k, want, threshold, true_scores)
+        return Found(neighbours, dropped or doubled)
+
+    def _from_buffer(
+        self,
+        buffer: Buffer,
+        queries: Sequence[NDArray[Any]],
+        vectors: NDArray[Any],
+        want: int,
+        filter: Filter | None,
+        excluded: Sequence[int],
+    ) -> _Candidates | None:
+        table, inputs = buffer.view()
+        if not len(table):
+            return None
+        if filter is not None:
+            chosen = np.flatnonzero(table.passing(filter, self._books, excluded))
+            return self._scored(table, queries, [chosen] * len(queries))
+        one_thread()
+        k = min(len(table), want + buffer.dead)
+        if self._space.binary:
+            scores, positions = faiss.knn_hamming(vectors, inputs, k)
+            return _Candidates(table, scores.astype(np.float32), positions)
+        metric = faiss.METRIC_L2 if self._space.metric == "l2" else faiss.METRIC_INNER_PRODUCT
+        scores, positions = faiss.knn(vectors, inputs, k, metric)
+        return _Candidates(table, scores, positions)
+
+    def _from_part(
+        self,
+        part: Part,
+        queries: Sequence[NDArray[Any]],
+        vectors: NDArray[Any],
+        want: int,
+        mask: NDArray[np.bool_] | None,
+        exact: bool,
+        probes: dict[str, Probe],
+        effort: int | None,
+    ) -> _Candidates | None:
+        if exact or mask is not None:
+            chosen = np.flatnonzero(part.table.alive if mask is None else mask)
+            if not len(chosen):
+                return None
+            if exact or self._space.binary or self._narrow(len(chosen), len(part)):
+                best = nearest_positions(self._space, queries, part.table, chosen, want)
+                return self._scored(part.table, queries, best)
+        probe = self._probe(part, vectors, probes, effort)
+        dead = part.dead
+        if mask is not None or not dead:
+            scores, positions = self._codes.search(part.index, probe, want, mask)
+            return _Candidates(part.table, scores, positions)
+        spare = min(dead, 16 + 2 * want * dead // len(part))
+        scores, positions = self._codes.search(part.index, probe, want + spare, None)
+        living = (part.table.alive[positions] & (positions >= 0)).sum(axis=1)
+        if ((living < min(want, len(part) - dead)) & (positions[:, -1] >= 0)).any():  # the dead crowd out the living
+            if self._space.binary:
+                chosen = np.flatnonzero(part.table.alive)
+                best = nearest_positions(self._space, queries, part.table, chosen, want)
+                return self._scored(part.table, queries, best)
+            scores, positions = self._codes.search(part.index, probe, want, part.table.alive.copy())
+        return _Candidates(part.table, scores, positions)
+
+    def _probe(self, part: Part, vectors: NDArray[Any], probes: dict[str, Probe], effort: int | None) -> Probe:
+        """Queries meet a template's centroids once, however many segments share it."""
+        if part.template is None:
+            return self._codes.flat_probe(vectors)
+        probe = probes.get(part.template.name)
+        if probe is None:
+            probe = probes[part.template.name] = self._codes.probe(part.template, vectors, effort)
+        return probe
+
+    def _narrow(self, chosen: int, rows: int) -> bool:
+        return chosen <= _FEW or chosen < rows * (_NARROW_GRAPH if self._graph else _NARROW)
+
+    def _scored(
+        self, table: Table, queries: Sequence[NDArray[Any]], chosen: Sequence[NDArray[np.intp]]
+    ) -> _Candidates | None:
+        """Candidates with exact scores in the index's own terms."""
+        width = max(len(positions) for positions in chosen)
+        if not width:
+            return None
+        scores = np.full((len(queries), width), np.inf if self._codes.ascending else -np.inf, np.float32)
+        positions = np.full((len(queries), width), -1, np.int64)
+        for row, (query, some) in enumerate(zip(queries, chosen, strict=True)):
+            exact = self._space.scores(query, table.rows.take(some))
+            if self._space.metric == "l2":
+                exact = exact**2  # as FAISS has it
+            elif self._space.metric == "jaccard":
+                exact = -exact  # the index's signatures give distances
+            scores[row, : len(some)], positions[row, : len(some)] = exact, some
+        return _Candidates(table, scores, positions)
+
+    def _ranked(
+        self,
+        queries: Sequence[NDArray[Any]],
+        found: Sequence[_Candidates],
+        k: int,
+        want: int,
+        threshold: float | None,
+        true_scores: bool,
+    ) -> tuple[list[Neighbours], bool]:
+        if not found:
+            return [Neighbours((), np.empty(0, np.float32)) for _ in queries], False
+        keys = np.concatenate([candidates.scores for candidates in found], axis=1).astype(np.float32)
+        positions = np.concatenate([candidates.positions for candidates in found], axis=1)
+        owner = np.repeat(np.arange(len(found)), [candidates.positions.shape[1] for candidates in found])
+        if not self._codes.ascending:
+            keys = -keys
+        keys[positions < 0] = np.inf
+        keep = k + 1 if true_scores else want
+        if self._space.metric != "jaccard" and keys.shape[1] > keep:
+            best = np.argpartition(keys, keep - 1, axis=1)[:, :keep]
+        else:
+            best = np.broadcast_to(np.arange(keys.shape[1]), keys.shape)
+        neighbours, doubled = [], False
+        for row, query in enumerate(queries):
+            chosen = best[row][positions[row, best[row]] >= 0]
+            owners, places = owner[chosen], positions[row, chosen]
+            scores = self._true(keys[row, chosen]) if true_scores else self._rescored(query, found, owners, places)
+            order = self._space.order(scores)[: k + 1]
+            if threshold is not None:
+                order = order[self._space.better(scores[order], threshold)]
+            one, twice = _named(found, owners[order], places[order], scores[order], k)
+            neighbours.append(one)
+            doubled = doubled or twice
+        return neighbours, doubled
+
+    def _true(self, keys: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores from the sorting keys of an index that holds the rows themselves."""
+        scores: NDArray[np.float32]
+        match self._space.metric:
+            case "l2":
+                scores = np.sqrt(np.maximum(keys, 0))
+            case "cosine":
+                scores = np.clip(-keys, -1, 1)
+            case "inner_product":
+                scores = -keys
+            case _:
+                scores = keys
+        return scores
+
+    def _rescored(
+        self,
+        query: NDArray[Any],
+        found: Sequence[_Candidates],
+        owners: NDArray[np.intp],
+        places: NDArray[np.int64],
+    ) -> NDArray[np.float32]:
+        scores = np.empty(len(places), np.float32)
+        for one in set(owners.tolist()):
+            mine = owners == one
+            scores[mine] = self._space.scores(query, found[one].table.rows.take(places[mine]))
+        return scores
+
+
+def _named(
+    found: Sequence[_Candidates],
+    owners: NDArray[np.intp],
+    places: NDArray[np.int64],
+    scores: NDArray[np.float32],
+    k: int,
+) -> tuple[Neighbours, bool]:
+    """With ids, each once: of a row and its replacement the newer. Whether there was such a pair."""
+    ids = [found[owner].table.ids[place] for owner, place in zip(owners.tolist(), places.tolist(), strict=True)]
+    if len(set(ids)) == len(ids):
+        return Neighbours(tuple(ids[:k]), scores[:k]), False
+    newest: dict[str, int] = {}
+    for position, id_ in enumerate(ids):
+        seq = found[owners[position]].table.seqs[places[position]]
+        before = newest.get(id_)
+        if before is None or seq > found[owners[before]].table.seqs[places[before]]:
+            newest[id_] = position
+    kept = sorted(newest.values())[:k]
+    return Neighbours(tuple(ids[i] for i in kept), scores[kept]), True
