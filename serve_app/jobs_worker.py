@@ -50,14 +50,16 @@ async def attempt(
         media = await _media_of(services, lease)
     try:
         async with asyncio.timeout(deadline_s):
-            verdict = await services.moderator.moderate(
+            judgement = await services.moderator.judge(
                 lease.post, media, deadline_s=deadline_s, wait_for_nodes=wait_for_nodes
             )
     except TimeoutError:
         raise DeadlineExceeded from None
+    verdict = judgement.verdict
     if not all(math.isfinite(score) for score in (verdict.nsfw_score, *verdict.category_scores.values())):
         raise ParakhError  # a verdict that JSON cannot hold must not be stored
-    return await services.records.posts.conclude(lease, verdict)
+    content = judgement.content if services.index is not None else None
+    return await services.records.posts.conclude(lease, verdict, content, judgement.copy_of)
 
 
 async def _media_of(services: Services, lease: Lease) -> MediaSource | None:

@@ -1,6 +1,8 @@
-"""What happens to a post: media and text are encoded side by side, fused, decided, and told as a verdict.
+"""What happens to a post: media and text are encoded side by side, fused and searched, decided, told as a verdict.
 
-In: a Post, its media as bytes or URL. Out: a Verdict. No Ray here: the nodes come through NodeHandles.
+In: a Post, its media as bytes or URL. Out: a Judgement: the Verdict, and what the index is to be told of the post.
+Bytes that stand on a hash list, or that were judged before, need no encoder (`lookup.py`). No Ray here: the nodes
+come through NodeHandles.
 A modality that is missing or fails becomes a ModalityStatus; only media that is refused at the door, or a post
 of which nothing at all could be judged, raises. A call that died with its replica is asked once more, as every
 encoder call is idempotent.
@@ -23,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.fusion.head import FusionInput, FusionOutput
-from deployments.policy.policy import Policy
+from deployments.policy.policy import Policy, PolicyDecision
 from deployments.runtime.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -45,29 +47,39 @@ from deployments.runtime.values import (
     Status,
     TextEmbedding,
 )
+from deployments.similarity.content import Content
+from serve_app.contents import content_of, fact_of
+from serve_app.judgement import Judgement
 from serve_app.language import identify_language
+from serve_app.lookup import Found, Known, Lookup, reuse_of, reused_matches
 from serve_app.nodes import Decoded, NodeHandles
 from serve_app.posts import (
     Decision,
     EvidenceReport,
     LanguageReport,
+    MatchReport,
     MediaSource,
     ModalityReport,
     ModelReport,
     Post,
     SegmentReport,
+    SimilarityReport,
     Verdict,
 )
+from serve_app.similarity import Digests
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+NOT_JUDGED = "not judged: its bytes stand on a list of known-bad content"
 
 
 @dataclass
 class _Judged:
     """What is known of one post while it passes through."""
 
+    listed: list[MatchReport] = field(default_factory=list)  # entries of hash lists that its bytes stand on
     media: DecodedMedia | None = None
     frames: Embeddings | None = None
     sound: Embeddings | None = None
@@ -89,9 +101,10 @@ class _Judged:
 class Pipeline:
     """The moderator behind every door: HTTP, jobs, command line."""
 
-    def __init__(self, nodes: NodeHandles, policy: Policy) -> None:
+    def __init__(self, nodes: NodeHandles, policy: Policy, lookup: Lookup | None = None) -> None:
         self._nodes = nodes
         self._policy = policy
+        self._lookup = lookup or Lookup(None)
         self._models: dict[str, ModelReport] = {}
 
     @property
@@ -106,8 +119,19 @@ class Pipeline:
         deadline_s: float | None = None,
         wait_for_nodes: bool = False,
     ) -> Verdict:
-        """Judge one post. With `wait_for_nodes` a modality whose node is down raises instead of being left out:
-        for callers that can try again later.
+        """The verdict of `judge`, for doors that index nothing."""
+        return (await self.judge(post, media, deadline_s=deadline_s, wait_for_nodes=wait_for_nodes)).verdict
+
+    async def judge(
+        self,
+        post: Post,
+        media: MediaSource | None,
+        *,
+        deadline_s: float | None = None,
+        wait_for_nodes: bool = False,
+    ) -> Judgement:
+        """Judge one post. With `wait_for_nodes` a node that is down raises, instead of its modality or the search
+        for matches being left out: for callers that can try again later.
 
         Raises:
             TooLarge, UnsupportedMedia, UrlRefused, FetchFailed: the media was refused at the door.
@@ -119,9 +143,18 @@ class Pipeline:
         """
         try:
             async with asyncio.timeout(deadline_s):
-                return await self._moderate(post, media, wait_for_nodes)
+                return await self._judge(post, media, wait_for_nodes)
         except TimeoutError:
             raise DeadlineExceeded from None
+
+    async def describe(self, post: Post, media: MediaSource | None) -> Content:
+        """What the index would be told of the post: encoded, but neither judged nor looked up.
+
+        Raises as `judge`; NodeUnavailable where a node that is needed is down.
+        """
+        caption = (post.caption or "").strip()
+        judged = await self._encode(media, caption, wait_for_nodes=True)
+        return _content(post, caption, judged)
 
     async def embed_texts(self, model: str, texts: list[str]) -> list[TextEmbedding]:
         """`model`: "xlmr", or "clip-text" where the profile's visual encoder has a joint space (else NotFound)."""
@@ -145,27 +178,62 @@ class Pipeline:
         """Models seen so far in statuses and results, by node."""
         return self._models
 
-    async def _moderate(self, post: Post, media: MediaSource | None, wait_for_nodes: bool) -> Verdict:
+    async def _judge(self, post: Post, media: MediaSource | None, wait_for_nodes: bool) -> Judgement:
         caption = (post.caption or "").strip()
         if media is None and not caption:
             raise InvalidInput("The post has neither media nor a caption to judge.", param="caption")
+        known = await self._known(post, media)
+        if known.error is not None and wait_for_nodes:
+            raise known.error
+        if known.listed:
+            return Judgement(self._known_bad_verdict(post, caption, known.listed, known.sha256))
+        if known.original is not None and self._same_models(known.original):
+            return self._reused(post, known.original)
+        judged = await self._encode(media, caption, wait_for_nodes)
+        if judged.listed:
+            sha256 = judged.media.sha256 if judged.media else None
+            return Judgement(self._known_bad_verdict(post, caption, judged.listed, sha256))
+        content = _content(post, caption, judged)
+        async with _together() as working:
+            search = working.create_task(self._search(content, judged))
+            fusing = working.create_task(self._fuse(judged))
+        found, output = search.result(), fusing.result()
+        if found.error is not None and wait_for_nodes:
+            raise found.error
+        return Judgement(self._verdict(post, caption, judged, output, found), content)
+
+    async def _known(self, post: Post, media: MediaSource | None) -> Known:
+        if media is None or media.data is None:
+            return Known()
+        return await self._lookup.known(post, media.data, self._policy.version)
+
+    async def _encode(self, media: MediaSource | None, caption: str, wait_for_nodes: bool) -> _Judged:
         judged = _Judged()
         async with _together() as judging:
             judging.create_task(self._judge_media(media, judged, bool(caption)))
             judging.create_task(self._judge_text(caption, judged))
+        if judged.listed:
+            return judged
         down = next((error for error in judged.errors if isinstance(error, NodeUnavailable)), None)
         nothing_left = not any(status.usable for status in judged.statuses.values())
         if down is not None and (wait_for_nodes or nothing_left):
             raise down
         if nothing_left:
             raise _nothing_left(judged)
+        return judged
+
+    async def _search(self, content: Content, judged: _Judged) -> Found:
+        with judged.timed("similarity"):
+            return await self._lookup.matches(content)
+
+    async def _fuse(self, judged: _Judged) -> FusionOutput:
         with judged.timed("fusion"):
             output, card = await _retried(
                 lambda: self._nodes.fuse(FusionInput(frames=judged.frames, sound=judged.sound, text=judged.text))
             )
         judged.models["fusion"] = _model_report(card)
         self._models.update(judged.models)
-        return self._verdict(post, caption, judged, output)
+        return output
 
     async def _judge_media(self, media: MediaSource | None, judged: _Judged, has_text: bool) -> None:
         if media is None:
@@ -179,6 +247,11 @@ class Pipeline:
             judged.statuses[Modality.VISUAL] = ModalityStatus(Status.FAILED, reason=str(error))
             return
         judged.media = decoded.media
+        if media.data is None:  # its bytes were never here: only now are their digests known
+            known = decoded.media
+            judged.listed = (await self._lookup.listed(Digests(known.md5, known.sha1, known.sha256))).listed
+            if judged.listed:
+                return
         judged.statuses[Modality.VISUAL] = decoded.media.visual
         judged.statuses[Modality.AUDIO] = decoded.media.audio
         async with _together() as judging:
@@ -191,15 +264,7 @@ class Pipeline:
         frames = await self._encoded(
             "clip", Modality.VISUAL, judged, lambda: self._nodes.encode_frames(decoded.frames), decoded.media.visual
         )
-        times_s = decoded.media.frame_times_s
-        if (
-            frames is not None
-            and frames.times_s is None
-            and times_s is not None
-            and len(frames.vectors) == len(times_s)
-        ):
-            frames = dataclasses.replace(frames, times_s=times_s)  # one vector per frame; a video encoder sets its own
-        judged.frames = frames
+        judged.frames = None if frames is None else _with_times(frames, decoded.media.frame_times_s)
 
     async def _judge_sound(self, decoded: Decoded, judged: _Judged) -> None:
         if decoded.sound is None:
@@ -257,7 +322,7 @@ class Pipeline:
             raise UndecodableMedia("The input is not an image.")
         return await _retried(lambda: self._nodes.encode_frames(decoded.frames))
 
-    def _verdict(self, post: Post, caption: str, judged: _Judged, output: FusionOutput) -> Verdict:
+    def _verdict(self, post: Post, caption: str, judged: _Judged, output: FusionOutput, found: Found) -> Verdict:
         language = _language(post, caption)
         decided = self._policy.decide(
             output.category_scores,
@@ -265,31 +330,84 @@ class Pipeline:
             judged.statuses,
             segments=[(segment.category, segment.score) for segment in output.segments],
         )
+        decided = self._policy.with_matches(decided, [fact_of(match, found.actions) for match in found.matches])
+        if found.status.status == "failed":
+            decided = self._policy.without_search(decided)
         now = datetime.now(UTC)
         return Verdict(
             post_id=post.post_id,
             revision=post.revision,
             nsfw_score=output.nsfw_score,
             category_scores=output.category_scores,
-            severity={n: self._policy.severity_of(s) for n, s in output.category_scores.items() if n != "safe"},
+            severity=self._severity(output.category_scores),
             created_at=post.created_at,
             decided_at=now,
-            age_s=max(0.0, (now - post.created_at).total_seconds()),
+            age_s=_age_s(post, now),
             language=language,
-            decision=Decision(
-                action=decided.action,
-                category=decided.category,
-                threshold=decided.threshold,
-                policy_version=decided.policy_version,
-                reason=decided.reason,
-            ),
+            decision=_decision(decided),
             modalities={m: ModalityReport(**dataclasses.asdict(s)) for m, s in judged.statuses.items()},
             segments=[SegmentReport(**dataclasses.asdict(segment)) for segment in output.segments],
             evidence=_evidence(judged.frames),
+            matches=found.matches,
+            similarity=found.status,
             models=judged.models,
             media_sha256=judged.media.sha256 if judged.media else None,
             timings_s=judged.timings_s,
         )
+
+    def _known_bad_verdict(self, post: Post, caption: str, listed: list[MatchReport], sha256: str | None) -> Verdict:
+        """No model has looked: the scores are what the policy says that known-bad content counts as."""
+        scores = self._policy.known_bad_scores()
+        now = datetime.now(UTC)
+        skipped = {Modality.TEXT} if caption else set()
+        skipped |= {Modality.AUDIO} if post.content_type == "audio" else {Modality.VISUAL}
+        return Verdict(
+            post_id=post.post_id,
+            revision=post.revision,
+            nsfw_score=1 - scores["safe"],
+            category_scores=scores,
+            severity=self._severity(scores),
+            created_at=post.created_at,
+            decided_at=now,
+            age_s=_age_s(post, now),
+            language=_language(post, caption),
+            decision=_decision(self._policy.known_bad([fact_of(match, {}) for match in listed])),
+            modalities={
+                m: ModalityReport(status=Status.MISSING, reason=NOT_JUDGED if m in skipped else None) for m in Modality
+            },
+            segments=[],
+            evidence=[],
+            matches=listed,
+            similarity=SimilarityReport(status="ok"),
+            models={},
+            media_sha256=sha256,
+        )
+
+    def _reused(self, post: Post, original: Verdict) -> Judgement:
+        now = datetime.now(UTC)
+        reuse = reuse_of(original)
+        verdict = original.model_copy(
+            update={
+                "post_id": post.post_id,
+                "revision": post.revision,
+                "created_at": post.created_at,
+                "decided_at": now,
+                "age_s": _age_s(post, now),
+                "matches": reused_matches(original, post.post_id),
+                "reused_from": reuse,
+                "timings_s": {},
+            }
+        )
+        tag = verdict.language.tag if verdict.language else None
+        content = content_of(post, tag, None, None, None, None)
+        return Judgement(verdict, dataclasses.replace(content, sha256=verdict.media_sha256), copy_of=original.post_id)
+
+    def _same_models(self, original: Verdict) -> bool:
+        """Whether every model that judged the original is the one that would judge now."""
+        return bool(original.models) and all(self._models.get(node) == model for node, model in original.models.items())
+
+    def _severity(self, scores: Mapping[str, float]) -> dict[str, int]:
+        return {name: self._policy.severity_of(score) for name, score in scores.items() if name != "safe"}
 
 
 async def _retried(call: Callable[[], Awaitable[T]]) -> T:
@@ -326,6 +444,20 @@ def _nothing_left(judged: _Judged) -> ParakhError:
     if reasons:
         return UndecodableMedia(f"Nothing of the post can be judged ({reasons}).")
     return UndecodableMedia("The media holds neither pictures nor sound, and there is no caption.")
+
+
+def _content(post: Post, caption: str, judged: _Judged) -> Content:
+    language = _language(post, caption)
+    tag = language.tag if language else None
+    return content_of(post, tag, judged.media, judged.frames, judged.sound, judged.text)
+
+
+def _decision(decided: PolicyDecision) -> Decision:
+    return Decision(**dataclasses.asdict(decided))
+
+
+def _age_s(post: Post, now: datetime) -> float:
+    return max(0.0, (now - post.created_at).total_seconds())
 
 
 def _language(post: Post, caption: str) -> LanguageReport | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
 
@@ -62,6 +62,9 @@ class Decision(Frozen):
     threshold: float | None
     policy_version: str
     reason: str  # one sentence a moderator can read
+    use: str | None = None  # known_bad, protected or duplicate, where a match decided and not a score
+    legal_hold: bool = False  # the media is evidence: kept, whatever retention and erasure say
+    no_preview: bool = False  # no moderator is shown it
 
 
 class ModalityReport(Frozen):
@@ -105,6 +108,44 @@ class LanguageReport(Frozen):
     confidence: float | None = None
 
 
+class MatchedSegmentReport(Frozen):
+    """Seconds of this post that match seconds of the other content."""
+
+    start_s: float
+    end_s: float
+    other_start_s: float
+    other_end_s: float
+
+
+class MatchReport(Frozen):
+    """Other content that matches, and why: enough to act on without another question."""
+
+    use: str  # known_bad, protected, duplicate or similar
+    id: str  # of the post, reference or list entry
+    partition: str | None  # where it was found; None where the records knew it by its digest
+    stage: str  # sha256, digest, pdq or embedding: how it was found
+    cosine: float | None  # embedding
+    distance: float | None  # differing bits of 256 (pdq)
+    threshold: float | None  # what cosine or distance was held against
+    segments: list[MatchedSegmentReport] = []
+    duration_s: float | None = None  # of the other content
+    attributes: Mapping[str, Any] = {}  # what is kept with it, for instance owner and policy of a reference
+
+
+class SimilarityReport(Frozen):
+    """Whether matches were looked for: an empty list of matches means none only where the status is ok."""
+
+    status: Literal["ok", "failed", "off"]
+    reason: str | None = None
+
+
+class ReuseReport(Frozen):
+    """The post whose verdict stands for this one, because both are the same bytes and words."""
+
+    post_id: str
+    revision: int
+
+
 class Verdict(Frozen):
     """What was decided of one post at one revision under one policy version."""
 
@@ -121,7 +162,9 @@ class Verdict(Frozen):
     modalities: Mapping[Modality, ModalityReport]
     segments: list[SegmentReport]
     evidence: list[EvidenceReport]
-    matches: list[Mapping[str, Any]] = []
+    matches: list[MatchReport] = []
+    similarity: SimilarityReport = SimilarityReport(status="off")
+    reused_from: ReuseReport | None = None
     models: Mapping[str, ModelReport]  # node name -> model
     media_sha256: str | None = None
     timings_s: Mapping[str, float] = {}  # step -> seconds, as seen by the pipeline

@@ -18,6 +18,7 @@ from serve_app.http.intake import Intake
 from serve_app.http.limits import BodyCap, Deadline, RequestId
 from serve_app.http.openapi import install_openapi
 from serve_app.http.services import Services
+from serve_app.index_worker import IndexWorker
 from serve_app.jobs_worker import JobWorker
 
 DESCRIPTION = "Moderates posts: seven categories with evidence, from picture, sound and text."
@@ -38,6 +39,9 @@ def create_app(services: Services) -> FastAPI:
     )
     worker = JobWorker(services)
     app.state.services = services
+    app.state.index_worker = (
+        IndexWorker(services.records, services.index, services.indexing) if services.index is not None else None
+    )
     app.state.worker = worker
     app.state.intake = Intake(services, worker)
     app.state.readiness = Readiness(services)
@@ -57,9 +61,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     services: Services = app.state.services
     await services.records.start()
     app.state.worker.start()
+    index_worker: IndexWorker | None = app.state.index_worker
+    if index_worker is not None:
+        index_worker.start()
     try:
         yield {}
     finally:
         await app.state.worker.stop()
+        if index_worker is not None:
+            await index_worker.stop()
         await app.state.intake.drain()
         await services.records.close()

@@ -12,6 +12,8 @@ import numpy as np
 
 from deployments.runtime.errors import NotFound
 from deployments.runtime.values import Embeddings, Modality, ModelCard, NodeStatus, Status, TextEmbedding
+from deployments.similarity.content import Content, ContentVector, EncoderId
+from serve_app.judgement import Judgement
 from serve_app.posts import Decision, MediaSource, ModalityReport, ModelReport, Post, SegmentReport, Verdict
 
 CATEGORIES = ("safe", "nudity", "sexual", "violence", "abusive", "hate", "dangerous")
@@ -40,12 +42,27 @@ class FakeModerator:
         deadline_s: float | None = None,
         wait_for_nodes: bool = False,
     ) -> Verdict:
+        return (await self.judge(post, media, deadline_s=deadline_s, wait_for_nodes=wait_for_nodes)).verdict
+
+    async def judge(
+        self,
+        post: Post,
+        media: MediaSource | None,
+        *,
+        deadline_s: float | None = None,
+        wait_for_nodes: bool = False,
+    ) -> Judgement:
         self.moderated.append((post, media))
         self.waited.append(wait_for_nodes)
         await asyncio.sleep(self.delay_s)
         if self.errors:
             raise self.errors.pop(0)
-        return verdict_of(post, media, self.policy_version)
+        return Judgement(verdict_of(post, media, self.policy_version), content_of_fake(post, media))
+
+    async def describe(self, post: Post, media: MediaSource | None) -> Content:
+        if self.errors:
+            raise self.errors.pop(0)
+        return content_of_fake(post, media)
 
     async def embed_texts(self, model: str, texts: list[str]) -> list[TextEmbedding]:
         if model == "clip-text" and not self.joint_space:
@@ -99,6 +116,22 @@ def verdict_of(post: Post, media: MediaSource | None, policy_version: str) -> Ve
     )
 
 
+def content_of_fake(post: Post, media: MediaSource | None) -> Content:
+    """A vector that follows from the bytes of each modality."""
+    vectors = {}
+    if media is not None and media.data is not None:
+        vectors["visual"] = ContentVector(EncoderId("fake", "1"), _vector(media.data))
+    if post.caption:
+        vectors["text"] = ContentVector(EncoderId("fake", "1"), _vector(post.caption.encode()))
+    return Content(
+        id=post.post_id,
+        content_type=post.content_type.value,
+        created_at=post.created_at.timestamp(),
+        sha256=hashlib.sha256(media.data).hexdigest() if media and media.data else None,
+        vectors=vectors,
+    )
+
+
 def _decision(category: str | None, policy_version: str) -> Decision:
     return Decision(
         action="block" if category else "allow",
@@ -111,4 +144,4 @@ def _decision(category: str | None, policy_version: str) -> Decision:
 
 def _vector(data: bytes) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
     digest = np.frombuffer(hashlib.sha256(data).digest()[:8], dtype=np.uint8)
-    return digest.astype(np.float32) + 1
+    return digest.astype(np.float32) - 127.5

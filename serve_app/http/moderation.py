@@ -119,6 +119,7 @@ def result_of(question: Question, verdict: Verdict) -> ModerationResult:
         segments=verdict.segments,
         evidence=verdict.evidence,
         matches=verdict.matches,
+        similarity=verdict.similarity,
         models=verdict.models,
         language=verdict.language,
     )

@@ -4,12 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag
 
 from deployments.runtime.values import Modality, Weights
-from serve_app.posts import Decision, EvidenceReport, LanguageReport, ModalityReport, ModelReport, Post, SegmentReport
+from serve_app.posts import (
+    Decision,
+    EvidenceReport,
+    LanguageReport,
+    MatchReport,
+    ModalityReport,
+    ModelReport,
+    Post,
+    SegmentReport,
+    SimilarityReport,
+)
 
 
 class Shape(BaseModel):
@@ -120,7 +130,8 @@ class ModerationResult(Shape):
     modalities: Mapping[Modality, ModalityReport]
     segments: list[SegmentReport]
     evidence: list[EvidenceReport]
-    matches: list[Mapping[str, Any]]
+    matches: list[MatchReport]
+    similarity: SimilarityReport
     models: Mapping[str, ModelReport]
     language: LanguageReport | None
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from deployments.runtime.values import Embeddings, NodeStatus, TextEmbedding
+from deployments.similarity.content import Content
 from serve_app.http.settings import HttpSettings
+from serve_app.judgement import Judgement
 from serve_app.media_store import MediaStore
 from serve_app.posts import MediaSource, ModelReport, Post, Verdict
 from serve_app.records import Records
+from serve_app.similarity import Similarity, SimilarityOff
+from serve_app.similarity_settings import IndexingSettings
 
 
 class Moderator(Protocol):
@@ -24,7 +28,22 @@ class Moderator(Protocol):
         deadline_s: float | None = None,
         wait_for_nodes: bool = False,
     ) -> Verdict:
+        """The verdict alone, for doors that store nothing."""
+        ...
+
+    async def judge(
+        self,
+        post: Post,
+        media: MediaSource | None,
+        *,
+        deadline_s: float | None = None,
+        wait_for_nodes: bool = False,
+    ) -> Judgement:
         """With `wait_for_nodes` NodeUnavailable rather than a verdict without a modality whose node is down."""
+        ...
+
+    async def describe(self, post: Post, media: MediaSource | None) -> Content:
+        """The post's vectors and signatures, neither judged nor looked up."""
         ...
 
     async def embed_texts(self, model: str, texts: list[str]) -> list[TextEmbedding]: ...
@@ -50,6 +69,15 @@ class Services:
     profile_note: str = ""  # one sentence: what this profile's numbers are worth
     policy_version: str | None = None  # the policy a stored verdict must have to be replayed; None: any
     fetch_media: Callable[[str], Awaitable[bytes]] | None = None  # guarded fetch; None refuses image URLs to embed
+    index: Similarity | None = None  # None: runs without similarity search
+    indexing: IndexingSettings = field(default_factory=IndexingSettings)
+
+    @property
+    def similarity(self) -> Similarity:
+        """Raises SimilarityOff."""
+        if self.index is None:
+            raise SimilarityOff
+        return self.index
 
     @property
     def model_name(self) -> str:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 
-from serve_app.records import audit, garbage, leases, outbox
+from deployments.similarity.content import Bank
+from serve_app.records import audit, garbage, holds, index_jobs, leases, outbox
 from serve_app.records.engine import Database
-from serve_app.records.errors import PostNotFound
+from serve_app.records.errors import PostNotFound, UnderLegalHold
+from serve_app.records.similarity_tables import ReferenceMatchRow
 from serve_app.records.tables import ErasureRow, IdempotencyRow, JobRow, PostRow, VerdictRow
 
 
@@ -16,14 +18,22 @@ class ErasureStore:
         self._database = database
 
     async def erase(self, post_id: str, actor: str) -> None:
-        """All revisions, verdicts, jobs and keys of the post. Idempotent. Raises PostNotFound."""
+        """All revisions, verdicts, jobs and keys of the post, and its place in the index. Idempotent.
 
-        def work(session: Session) -> None:
+        Raises PostNotFound, UnderLegalHold.
+        """
+
+        def work(session: Session) -> bool:
             self._database.lock(session, "post", post_id)
+            if holds.stands(session, post_id):
+                audit.add(session, actor, "post.erase_refused", post_id, reason="legal hold")
+                return False
             if session.get(ErasureRow, post_id) is None:
                 _erase(self._database, session, post_id, actor)
+            return True
 
-        await self._database.write(work)
+        if not await self._database.write(work):  # raised only here, or the line in the audit would be rolled back
+            raise UnderLegalHold
 
 
 def _erase(database: Database, session: Session, post_id: str, actor: str) -> None:
@@ -32,7 +42,9 @@ def _erase(database: Database, session: Session, post_id: str, actor: str) -> No
         raise PostNotFound
     for table in (IdempotencyRow, VerdictRow, JobRow, PostRow):
         session.execute(delete(table).where(table.post_id == post_id))
+    session.execute(delete(ReferenceMatchRow).where(ReferenceMatchRow.post_id == post_id))
     outbox.forget_verdicts(session, post_id)
+    index_jobs.add(session, "remove", Bank.POSTS, post_id)
     at = leases.now()
     digests = sorted({row.media_sha256 for row in revisions if row.media_sha256 is not None})
     for digest in digests:

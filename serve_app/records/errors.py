@@ -5,8 +5,12 @@ ParakhError
 │   ├── RevisionConflict     this revision exists with other content
 │   ├── PostErased           the post was erased; its id is never taken again
 │   ├── IdempotencyConflict  the key was used for another request
-│   └── IdempotencyInProgress  the key's first request is still running; carries retry_after_s
+│   ├── IdempotencyInProgress  the key's first request is still running; carries retry_after_s
+│   ├── UnderLegalHold       the post is evidence: it is not erased
+│   └── ReferenceExists      the id of a reference is taken
 ├── PostNotFound             404
+├── ReferenceNotFound        404
+├── HashListNotFound         404
 ├── MediaBeingDeleted        503, where waiting for the sweep to finish takes too long
 └── LeaseLost                the job went to another worker; never reaches a client
 """
@@ -43,6 +47,26 @@ class IdempotencyInProgress(Conflict):
     def __init__(self, message: str | None = None, *, retry_after_s: float = 1.0) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+
+class UnderLegalHold(Conflict):
+    code = "legal_hold"
+    message = "The post is under legal hold: its evidence is kept, and it cannot be erased."
+
+
+class ReferenceExists(Conflict):
+    code = "reference_exists"
+    message = "There is a reference with this id."
+
+
+class ReferenceNotFound(NotFound):
+    code = "reference_not_found"
+    message = "There is no such reference."
+
+
+class HashListNotFound(NotFound):
+    code = "hash_list_not_found"
+    message = "There is no such hash list."
 
 
 class PostNotFound(NotFound):

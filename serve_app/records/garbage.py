@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from deployments.runtime.errors import NodeUnavailable
 from serve_app.records import leases
 from serve_app.records.engine import Database
+from serve_app.records.similarity_tables import LegalHoldRow
 from serve_app.records.tables import JobRow, MediaGarbageRow, PostRow
 
 DELETE_TIMEOUT_S = 10.0
@@ -73,6 +74,7 @@ class GarbageStore:
             .join(JobRow, (JobRow.post_id == PostRow.post_id) & (JobRow.revision == PostRow.revision))
             .where(PostRow.media_sha256.is_not(None), JobRow.status.in_(("done", "failed")))
             .where(JobRow.finished_at < leases.now() - timedelta(seconds=retention_s))
+            .where(PostRow.post_id.not_in(select(LegalHoldRow.post_id)))
             .limit(BATCH)
             .with_for_update(skip_locked=True, of=JobRow)
         )
@@ -97,7 +99,9 @@ class GarbageStore:
         row = session.get(MediaGarbageRow, digest)
         if row is None or is_being_deleted(session, digest, at):
             return False
-        if session.scalar(select(func.count()).where(PostRow.media_sha256 == digest)):
+        needed = session.scalar(select(func.count()).where(PostRow.media_sha256 == digest))
+        held = session.scalar(select(func.count()).where(LegalHoldRow.media_sha256 == digest))
+        if needed or held:
             session.delete(row)
             return False
         row.deleting_until = at + timedelta(seconds=MARK_S)

@@ -18,6 +18,7 @@ from serve_app.records.values import OutboxEvent
 
 VERDICTS = "parakh.verdicts"
 ERASURES = "parakh.erasures"
+REFERENCES = "parakh.references"
 
 
 def add(session: Session, topic: str, key: str, payload: Mapping[str, Any]) -> None:

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 from datetime import datetime, timedelta
 
-from sqlalchemy import Select, delete, select, update
+from sqlalchemy import Select, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from deployments.runtime.errors import ParakhError
+from deployments.similarity.content import Bank, Content
 from serve_app.posts import Verdict
-from serve_app.records import garbage, leases, outbox
+from serve_app.records import garbage, holds, index_jobs, leases, outbox, references
 from serve_app.records.engine import Database
 from serve_app.records.errors import (
     IdempotencyConflict,
@@ -25,13 +26,15 @@ from serve_app.records.errors import (
     PostNotFound,
     RevisionConflict,
 )
+from serve_app.records.references import FloodLimit
 from serve_app.records.tables import ErasureRow, IdempotencyRow, JobRow, PostRow, VerdictRow
 from serve_app.records.values import Lease, PostState, Submission, Ticket
 
 
 class PostStore:
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, flood: FloodLimit = FloodLimit()) -> None:  # noqa: B008
         self._database = database
+        self._flood = flood
 
     async def accept(
         self,
@@ -77,10 +80,13 @@ class PostStore:
 
         return await self._database.write(work)
 
-    async def conclude(self, lease: Lease, verdict: Verdict) -> Verdict:
-        """Store the verdict, its event and the completion of its keys; returns the verdict that stands.
+    async def conclude(
+        self, lease: Lease, verdict: Verdict, content: Content | None = None, copy_of: str | None = None
+    ) -> Verdict:
+        """Store the verdict, its event, what the index is to be told and the completion of its keys.
 
-        Where another worker was faster, that is its verdict. Raises LeaseLost, PostErased.
+        `content`: what is indexed, with the vectors of `copy_of` where that is given. Returns the verdict that stands:
+        where another worker was faster, that is its verdict. Raises LeaseLost, PostErased.
         """
         post_id, revision = lease.post.post_id, lease.post.revision
 
@@ -93,13 +99,59 @@ class PostStore:
                     raise _why_lost(session, post_id)
                 return stored
             if stored is None:
-                session.add(_verdict_row(verdict))
+                session.add(_verdict_row(verdict, indexed=content is not None))
                 outbox.add(session, outbox.VERDICTS, post_id, outbox.verdict_payload(verdict))
+                self._consequences(session, lease, verdict, content, copy_of)
             leases.finish(job, "done", None, leases.now())
             _complete_keys(session, post_id, revision)
             return stored or verdict
 
         return await self._database.write(work)
+
+    def _consequences(
+        self, session: Session, lease: Lease, verdict: Verdict, content: Content | None, copy_of: str | None
+    ) -> None:
+        if verdict.decision.legal_hold:
+            holds.put(session, verdict, lease.media_sha256)
+        references.note_matches(self._database, session, verdict, self._flood)
+        newest = session.scalar(select(func.max(PostRow.revision)).where(PostRow.post_id == verdict.post_id))
+        if newest != verdict.revision:
+            return  # the index has one entry a post: that of the newest revision
+        if content is not None:
+            op = "copy" if copy_of is not None else "index"
+            index_jobs.add(
+                session,
+                op,
+                Bank.POSTS,
+                verdict.post_id,
+                revision=verdict.revision,
+                content=content,
+                source_id=copy_of,
+            )
+        elif verdict.revision > 0:
+            index_jobs.add(session, "remove", Bank.POSTS, verdict.post_id, revision=verdict.revision)
+
+    async def indexed_ids(self, after: str, limit: int) -> list[str]:
+        """Posts that the index should have, in the order of their ids' bytes, greater than `after`."""
+        newest = (
+            select(VerdictRow.post_id, func.max(VerdictRow.revision).label("revision"))
+            .group_by(VerdictRow.post_id)
+            .subquery()
+        )
+        query = (
+            select(VerdictRow.post_id)
+            .join(newest, (newest.c.post_id == VerdictRow.post_id) & (newest.c.revision == VerdictRow.revision))
+            .where(VerdictRow.indexed, VerdictRow.post_id > after)
+            .distinct()
+            .order_by(VerdictRow.post_id)
+            .limit(limit)
+        )
+        return await self._database.read(lambda session: list(session.scalars(query)))
+
+    async def reused(self) -> int:
+        """Verdicts that no encoder had to run for."""
+        query = select(func.count()).where(VerdictRow.reused)
+        return await self._database.read(lambda session: session.scalar(query) or 0)
 
     async def needs_media(self, submission: Submission) -> bool:
         """Whether acceptance would have to bring the media: the post is new, or failed, or its media is gone."""
@@ -237,7 +289,7 @@ def _verdict(session: Session, post_id: str, revision: int, policy_version: str 
     return None if body is None else Verdict.model_validate_json(body)
 
 
-def _verdict_row(verdict: Verdict) -> VerdictRow:
+def _verdict_row(verdict: Verdict, *, indexed: bool) -> VerdictRow:
     return VerdictRow(
         post_id=verdict.post_id,
         revision=verdict.revision,
@@ -247,6 +299,8 @@ def _verdict_row(verdict: Verdict) -> VerdictRow:
         nsfw_score=verdict.nsfw_score,
         created_at=verdict.created_at,
         decided_at=verdict.decided_at,
+        indexed=indexed,
+        reused=verdict.reused_from is not None,
         body=verdict.model_dump_json(),
     )
 

@@ -11,27 +11,37 @@ from serve_app.records.audit import AuditStore
 from serve_app.records.engine import open_database
 from serve_app.records.erasure import ErasureStore
 from serve_app.records.garbage import GarbageStore
+from serve_app.records.hash_lists import HashListStore
+from serve_app.records.holds import LegalHoldStore
+from serve_app.records.index_jobs import IndexJobStore
 from serve_app.records.jobs import JobStore
 from serve_app.records.keys import KeyStore
+from serve_app.records.known import KnownStore
 from serve_app.records.migrate import upgrade_database
 from serve_app.records.outbox import OutboxStore
 from serve_app.records.posts import PostStore
+from serve_app.records.references import FloodLimit, ReferenceStore
 
 
 class Records:
     """Nothing is opened before `start` (or the first use); it may be built outside an event loop."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, flood: FloodLimit = FloodLimit()) -> None:  # noqa: B008
         self._database = open_database(url)
         self._starting = asyncio.Lock()
         self._started = False
-        self.posts = PostStore(self._database)
+        self.posts = PostStore(self._database, flood)
         self.jobs = JobStore(self._database)
         self.erasures = ErasureStore(self._database)
         self.garbage = GarbageStore(self._database)
         self.keys = KeyStore(self._database)
         self.outbox = OutboxStore(self._database)
         self.audit = AuditStore(self._database)
+        self.known = KnownStore(self._database)
+        self.index_jobs = IndexJobStore(self._database)
+        self.references = ReferenceStore(self._database)
+        self.hash_lists = HashListStore(self._database)
+        self.holds = LegalHoldStore(self._database)
 
     @classmethod
     async def open(cls, url: str) -> Self:

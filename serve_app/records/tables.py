@@ -1,4 +1,5 @@
-"""The SQL tables, in the order a post meets them: post -> job -> verdict -> outbox; beside them keys, audit, erasure.
+"""The SQL tables, in the order a post meets them: post -> job -> verdict -> outbox and index job; beside them keys,
+audit, erasure. The tables of similarity search stand in `similarity_tables`.
 
 A post's content and a verdict are JSON in text columns (a NUL in a caption is legal JSON and illegal in PostgreSQL's
 text and jsonb); what queries filter on stands in columns of its own. Erasing a post deletes its rows; the tombstone
@@ -16,6 +17,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -50,10 +52,10 @@ class UtcDateTime(TypeDecorator[datetime]):
 
 class Table(DeclarativeBase):
     metadata = MetaData(naming_convention=_NAMES)
-    type_annotation_map = {datetime: UtcDateTime(), str: Text()}  # noqa: RUF012
+    type_annotation_map = {datetime: UtcDateTime(), str: Text(), bytes: LargeBinary()}  # noqa: RUF012
 
 
-_POST_ID = String(128)
+_POST_ID = String(128).with_variant(String(128, collation="C"), "postgresql")  # ordered by bytes, as an index orders
 _DIGEST = String(64)
 _SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows itself only for INTEGER keys
 
@@ -108,6 +110,8 @@ class VerdictRow(Table):
     nsfw_score: Mapped[float]
     created_at: Mapped[datetime]  # of the post
     decided_at: Mapped[datetime] = mapped_column(index=True)
+    indexed: Mapped[bool]  # the index was told of the post
+    reused: Mapped[bool] = mapped_column(index=True)  # no encoder ran: the verdict of an exact re-upload's original
     body: Mapped[str]  # the Verdict as JSON
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from fastapi import FastAPI
 
+import deployments.similarity.errors  # noqa: F401 - its codes are codes of the API
 from deployments.runtime.errors import ParakhError
 from serve_app.http.errors import _HTTP_CODES
 from serve_app.http.moderation import OPENAI_NAMES

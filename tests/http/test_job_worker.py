@@ -232,7 +232,7 @@ from serve_app.media_store import DirectoryMediaStore
 folder, where = Path(sys.argv[1]), sys.argv[2]
 
 class Kills(FakeModerator):
-    async def moderate(self, *args, **kwargs):
+    async def judge(self, *args, **kwargs):
         os.kill(os.getpid(), signal.SIGKILL)
 
 class Dies(DirectoryMediaStore):

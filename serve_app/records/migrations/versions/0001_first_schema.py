@@ -10,6 +10,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
+_ID = sa.String(length=128).with_variant(sa.String(length=128, collation="C"), "postgresql")
 _TABLES = (
     "verdicts",
     "jobs",
@@ -50,7 +51,7 @@ def upgrade() -> None:
     op.create_index(op.f("ix_audit_subject"), "audit", ["subject"], unique=False)
     op.create_table(
         "erasures",
-        sa.Column("post_id", sa.String(length=128), nullable=False),
+        sa.Column("post_id", _ID, nullable=False),
         sa.Column("erased_at", sa.DateTime(timezone=True), nullable=False),
         sa.PrimaryKeyConstraint("post_id", name=op.f("pk_erasures")),
     )
@@ -66,7 +67,7 @@ def upgrade() -> None:
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), autoincrement=True, nullable=False),
         sa.Column("event_id", sa.String(length=36), nullable=False),
         sa.Column("topic", sa.String(length=64), nullable=False),
-        sa.Column("key", sa.String(length=128), nullable=False),
+        sa.Column("key", _ID, nullable=False),
         sa.Column("payload", sa.Text(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("published_at", sa.DateTime(timezone=True), nullable=True),
@@ -78,9 +79,9 @@ def upgrade() -> None:
     op.create_index("ix_outbox_unpublished", "outbox", ["published_at", "id"], unique=False)
     op.create_table(
         "posts",
-        sa.Column("post_id", sa.String(length=128), nullable=False),
+        sa.Column("post_id", _ID, nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
-        sa.Column("author_id", sa.String(length=128), nullable=False),
+        sa.Column("author_id", _ID, nullable=False),
         sa.Column("content_type", sa.String(length=8), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
@@ -96,7 +97,7 @@ def upgrade() -> None:
         sa.Column("owner", sa.String(length=32), nullable=False),
         sa.Column("key", sa.String(length=255), nullable=False),
         sa.Column("fingerprint", sa.String(length=64), nullable=False),
-        sa.Column("post_id", sa.String(length=128), nullable=False),
+        sa.Column("post_id", _ID, nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("expires_at", sa.DateTime(timezone=True), nullable=False),
@@ -113,7 +114,7 @@ def upgrade() -> None:
     op.create_index("ix_idempotency_keys_post", "idempotency_keys", ["post_id", "revision"], unique=False)
     op.create_table(
         "jobs",
-        sa.Column("post_id", sa.String(length=128), nullable=False),
+        sa.Column("post_id", _ID, nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("status", sa.String(length=8), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
@@ -132,7 +133,7 @@ def upgrade() -> None:
     op.create_index("ix_jobs_queue", "jobs", ["status", "available_at", "created_at"], unique=False)
     op.create_table(
         "verdicts",
-        sa.Column("post_id", sa.String(length=128), nullable=False),
+        sa.Column("post_id", _ID, nullable=False),
         sa.Column("revision", sa.Integer(), nullable=False),
         sa.Column("policy_version", sa.String(length=64), nullable=False),
         sa.Column("action", sa.String(length=16), nullable=False),
@@ -140,6 +141,8 @@ def upgrade() -> None:
         sa.Column("nsfw_score", sa.Double(), nullable=False),
         sa.Column("created_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("decided_at", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("indexed", sa.Boolean(), nullable=False),
+        sa.Column("reused", sa.Boolean(), nullable=False),
         sa.Column("body", sa.Text(), nullable=False),
         sa.ForeignKeyConstraint(
             ["post_id", "revision"],
@@ -150,6 +153,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("post_id", "revision", "policy_version", name=op.f("pk_verdicts")),
     )
     op.create_index(op.f("ix_verdicts_decided_at"), "verdicts", ["decided_at"], unique=False)
+    op.create_index(op.f("ix_verdicts_reused"), "verdicts", ["reused"], unique=False)
     # ### end Alembic commands ###
     _make_audit_append_only()
 

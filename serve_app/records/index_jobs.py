@@ -1,0 +1,129 @@
+"""What the index is still to be told: written with its cause in one transaction, done soon after, once or more.
+
+One row for each item: the last word on it. A worker claims a row by moving its `available_at` past the time it may
+take; a row that was replaced meanwhile has another token, so that finishing the old word leaves the new one standing.
+A word that is replaced while a worker has it waits until that worker is done: the two never overtake each other.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from sqlalchemy import Select, func, select
+from sqlalchemy.orm import Session
+
+from deployments.similarity.content import Bank, Content
+from serve_app import content_bytes
+from serve_app.records import leases
+from serve_app.records.engine import Database
+from serve_app.records.similarity_tables import IndexJobRow
+from serve_app.similarity import IndexJob
+
+_BUSY = "busy"  # stands in `error` while a worker has the row
+
+
+def add(
+    session: Session,
+    op: str,
+    bank: str,
+    item_id: str,
+    *,
+    revision: int = 0,
+    content: Content | None = None,
+    source_id: str | None = None,
+) -> None:
+    """Joins the caller's transaction, which holds the lock on the post or reference."""
+    at = leases.now()
+    row = session.get(IndexJobRow, (bank, item_id), with_for_update=True)
+    if row is None:
+        row = IndexJobRow(bank=bank, item_id=item_id, available_at=at, error=None)
+        session.add(row)
+    elif row.error != _BUSY:
+        row.available_at, row.error = at, None
+    row.token, row.op, row.revision, row.source_id = secrets.token_hex(16), op, revision, source_id
+    row.content = None if content is None else content_bytes.to_bytes(content)
+    row.created_at, row.attempts = at, 0
+
+
+class IndexJobStore:
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def claim(self, limit: int, busy_s: float) -> list[IndexJob]:
+        """The oldest jobs that wait, or whose worker took longer than `busy_s`."""
+
+        def work(session: Session) -> list[IndexJob]:
+            rows = list(session.scalars(_due(limit).with_for_update(skip_locked=True)))
+            for row in rows:
+                row.available_at = leases.now() + timedelta(seconds=busy_s)
+                row.attempts, row.error = row.attempts + 1, _BUSY
+            return [_job(row) for row in rows]
+
+        if await self._database.read(lambda session: session.scalars(_due(1)).first()) is None:
+            return []  # an empty queue costs no writer's turn
+        return await self._database.write(work)
+
+    async def finish(self, jobs: Sequence[IndexJob]) -> None:
+        """Done: but for those that were replaced meanwhile, which are due now."""
+
+        def work(session: Session) -> None:
+            for job in jobs:
+                row = session.get(IndexJobRow, (job.bank, job.id), with_for_update=True)
+                if row is not None and row.token == job.token:
+                    session.delete(row)
+                elif row is not None:
+                    row.available_at, row.error = leases.now(), None
+
+        if jobs:
+            await self._database.write(work)
+
+    async def retry(self, job: IndexJob, reason: str, pause_s: float) -> None:
+        def work(session: Session) -> None:
+            row = session.get(IndexJobRow, (job.bank, job.id), with_for_update=True)
+            if row is not None:
+                same = row.token == job.token
+                row.available_at = leases.now() + timedelta(seconds=pause_s if same else 0)
+                row.error = reason if same else None
+
+        await self._database.write(work)
+
+    async def waiting(self) -> tuple[int, datetime | None]:
+        """How many, and since when the oldest does."""
+        query = select(func.count(), func.min(IndexJobRow.created_at))
+
+        def work(session: Session) -> tuple[int, datetime | None]:
+            count, oldest = session.execute(query).one()
+            return count, oldest
+
+        return await self._database.read(work)
+
+    async def has(self, bank: str, ids: Sequence[str]) -> set[str]:
+        """Those of `ids` that a job waits for: the index is about to be told."""
+        query = select(IndexJobRow.item_id).where(IndexJobRow.bank == bank, IndexJobRow.item_id.in_(ids))
+        return await self._database.read(lambda session: set(session.scalars(query)))
+
+    async def put(self, op: str, bank: str, item_id: str, content: Content | None = None) -> None:
+        """A job of its own, for reconciliation."""
+        kind = "post" if bank == Bank.POSTS else "reference"
+
+        def work(session: Session) -> None:
+            self._database.lock(session, kind, item_id)
+            add(session, op, bank, item_id, content=content)
+
+        await self._database.write(work)
+
+
+def _due(limit: int) -> Select[IndexJobRow]:
+    return (
+        select(IndexJobRow)
+        .where(IndexJobRow.available_at <= leases.now())
+        .order_by(IndexJobRow.available_at)
+        .limit(limit)
+    )
+
+
+def _job(row: IndexJobRow) -> IndexJob:
+    content = None if row.content is None else content_bytes.from_bytes(row.content)
+    return IndexJob(row.bank, row.item_id, row.op, row.token, row.attempts, row.created_at, content, row.source_id)
