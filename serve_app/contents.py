@@ -51,6 +51,7 @@ def content_of(
         sha256=media.sha256 if media is not None else None,
         vectors=dict(_vectors(frames, sound, text)),
         signatures=_signatures(media),
+        attributes={"revision": post.revision},  # an older revision never replaces a newer one
     )
 
 

@@ -6,20 +6,18 @@ Duplicates are the same bytes, a near signature or a cosine of almost 1; it can 
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.runtime.errors import InvalidInput
+from deployments.runtime.errors import InvalidInput, NotFound, WrongEncoder
 from deployments.runtime.values import NodeStatus
 from deployments.similarity.brute import passes
-from deployments.similarity.checks import MAX_K
+from deployments.similarity.checks import MAX_K, check_id
 from deployments.similarity.content import (
     ANY,
-    PDQ_ENCODER,
     Bank,
     Content,
     ContentVector,
@@ -32,8 +30,8 @@ from deployments.similarity.content import (
     Stage,
     Use,
 )
-from deployments.similarity.values import Filter, Item
-from serve_app.similarity import ContentNotIndexed, IndexedItem, LikeRequest, PartitionNotFound, PartitionStats
+from deployments.similarity.values import IndexStats, Item
+from serve_app.similarity import LikeRequest, PartitionStats, SearchAnswer
 
 COSINE, BITS = 0.9999, 31
 _BANKS = {Use.KNOWN_BAD: Bank.KNOWN_BAD, Use.PROTECTED: Bank.PROTECTED, Use.DUPLICATE: Bank.POSTS}
@@ -44,7 +42,8 @@ class FakeSimilarity:
     errors: list[Exception] = field(default_factory=list)  # raised one by one, before anything is done
     failed: dict[str, str] = field(default_factory=dict)  # use -> reason, in every answer of `match`
     banks: dict[str, dict[str, Content]] = field(default_factory=lambda: {bank: {} for bank in Bank})
-    items: dict[str, dict[str, IndexedItem]] = field(default_factory=dict)  # partition -> id -> item
+    items: dict[str, dict[str, Item]] = field(default_factory=dict)  # partition -> id -> item, brought from outside
+    encoders: dict[str, EncoderId] = field(default_factory=dict)  # of those partitions
     shown: dict[str, dict[str, tuple[Content, float]]] = field(default_factory=dict)  # feed -> id -> when
     calls: list[str] = field(default_factory=list)
 
@@ -53,9 +52,20 @@ class FakeSimilarity:
         found = [match for use in uses for match in self._matches(content, use)]
         return MatchAnswer(tuple(found), dict(self.failed))
 
-    async def index(self, content: Content, bank: str = Bank.POSTS) -> None:
+    async def retroactive(self, reference: Content) -> MatchAnswer:
+        self._called("retroactive")
+        found = [
+            match
+            for other in self.banks[Bank.POSTS].values()
+            if (match := _match(Use.PROTECTED, Bank.POSTS, reference, other)) is not None
+        ]
+        return MatchAnswer(tuple(found), dict(self.failed))
+
+    async def index(self, contents: Sequence[Content], bank: str = Bank.POSTS) -> None:
         self._called("index")
-        self.banks[bank][content.id] = content
+        for content in contents:
+            check_id(content.id)
+        self.banks[bank].update({content.id: content for content in contents})
 
     async def copy(self, source_id: str, content: Content, bank: str = Bank.POSTS) -> bool:
         self._called("copy")
@@ -70,32 +80,44 @@ class FakeSimilarity:
         self._called("remove")
         self.banks[bank].pop(id, None)
 
-    async def search(self, request: SearchRequest) -> list[SearchHit]:
+    async def search(self, request: SearchRequest) -> SearchAnswer:
         self._called("search")
+        rows = self._rows(request)
         if not 1 <= request.k <= MAX_K:
             raise InvalidInput(f"k must be a whole number between 1 and {MAX_K}.", param="k")
-        if len({len(vector) for _, _, vector in self._rows(request)} | {len(request.vector)}) > 1:
+        if any(len(item.vector) != len(request.vector) for item, _ in rows):
             raise InvalidInput("The vector has another dimension than the index.", param="vector")
         hits = [
             SearchHit(
-                item.id, partition, cosine(request.vector, vector), item.created_at, item.language, item.content_type
+                item.id,
+                partition,
+                cosine(request.vector, item.vector),
+                item.created_at,
+                item.language,
+                item.content_type,
+                item.attributes,
             )
-            for item, partition, vector in self._rows(request)
+            for item, partition in rows
         ]
         hits = [hit for hit in hits if request.threshold is None or hit.score >= request.threshold]
-        return sorted(hits, key=lambda hit: -hit.score)[: request.k]
+        return SearchAnswer(sorted(hits, key=lambda hit: -hit.score)[: request.k])
 
-    async def more_like(self, id: str, request: LikeRequest) -> list[SearchHit]:
+    async def more_like(self, id: str, request: LikeRequest) -> SearchAnswer:
         content = self.banks[Bank.POSTS].get(id)
         modality = request.modality or next(iter(content.vectors if content else ()), None)
         if content is None or modality is None or modality not in content.vectors:
-            raise ContentNotIndexed
+            raise NotFound(f"There is nothing in the index under the id {id!r}.", param="id")
         found = content.vectors[modality]
-        window = {"created_from": request.created_from, "created_until": request.created_until}
-        filter_ = Filter(request.languages, request.content_types, **window, exclude_ids=frozenset({id}))
+        others = dataclasses.replace(request.filter, exclude_ids=frozenset({id}))
         return await self.search(
             SearchRequest(
-                found.encoder, found.vector, modality, k=request.k, threshold=request.threshold, filter=filter_
+                found.encoder,
+                found.vector,
+                modality,
+                k=request.k,
+                threshold=request.threshold,
+                filter=others,
+                exact=request.exact,
             )
         )
 
@@ -112,10 +134,14 @@ class FakeSimilarity:
                     found.setdefault(_partition(bank, content, modality), []).append(content)
         return [_stats(name, contents) for name, contents in sorted(found.items())]
 
-    async def upsert_items(self, partition: str, items: Sequence[IndexedItem]) -> None:
+    async def upsert_items(self, partition: str, encoder: EncoderId, items: Sequence[Item]) -> None:
         self._called("upsert_items")
         PartitionKey.parse(partition)
+        held = self.encoders.setdefault(partition, encoder)
+        if held != encoder:
+            raise WrongEncoder
         for item in items:
+            check_id(item.id)
             if not np.isfinite(item.vector).all() or not np.any(item.vector):
                 raise InvalidInput("The vector must be finite and not zero.", param="vector")
         self.items.setdefault(partition, {}).update({item.id: item for item in items})
@@ -124,19 +150,24 @@ class FakeSimilarity:
         self._called("delete_items")
         PartitionKey.parse(partition)
         if partition not in self.items:
-            raise PartitionNotFound
+            raise NotFound("There is no such partition.", param="partition")
         return sum(self.items[partition].pop(id_, None) is not None for id_ in ids)
 
-    async def mark_shown(self, content: Content, feed: str) -> None:
+    async def mark_shown(self, content: Content, feed: str, at: float) -> None:
         self._called("mark_shown")
-        self.shown.setdefault(feed, {})[content.id] = (content, time.time())
+        whole = content if content.vectors or content.signatures else self.banks[Bank.POSTS].get(content.id)
+        if whole is None:
+            raise NotFound(f"There is nothing in the index under the id {content.id!r}.", param="id")
+        self.shown.setdefault(feed, {})[content.id] = (whole, at)
 
-    async def was_shown(self, content: Content, feed: str, within_s: float) -> MatchAnswer:
+    async def was_shown(self, content: Content, feed: str, since: float) -> MatchAnswer:
         self._called("was_shown")
-        since = time.time() - within_s
-        lately = [other for other, at in self.shown.get(feed, {}).values() if at >= since]
-        found = [match for other in lately if (match := _match(Use.SIMILAR, Bank.SHOWN, content, other)) is not None]
-        return MatchAnswer(tuple(found))
+        lately = {id_: other for id_, (other, at) in self.shown.get(feed, {}).items() if at >= since}
+        whole = content if content.vectors or content.signatures else self.banks[Bank.POSTS].get(content.id, content)
+        itself = lately.pop(content.id, None)
+        found = [_told(Use.SIMILAR, itself, f"shown.{feed}.any.visual", Stage.SHA256)] if itself else []
+        others = (_match(Use.SIMILAR, Bank.SHOWN, whole, other) for other in lately.values())
+        return MatchAnswer((*found, *(match for match in others if match is not None)))
 
     async def status(self) -> NodeStatus:
         return NodeStatus("similarity", "ready", None, 0.0)
@@ -155,17 +186,30 @@ class FakeSimilarity:
             if match is not None:
                 yield match
 
-    def _rows(self, request: SearchRequest) -> list[tuple[Item, str, NDArray[np.float32]]]:
-        rows = []
+    def _rows(self, request: SearchRequest) -> list[tuple[Item, str]]:
+        rows = [
+            (item, partition)
+            for partition, items in self.items.items()
+            for item in items.values()
+            if self.encoders[partition] == request.encoder and partition.startswith(f"{request.bank}.")
+        ]
         for content in self.banks[request.bank].values():
             vector = content.vectors.get(request.modality)
-            partition = _partition(request.bank, content, request.modality)
-            if vector is None or vector.encoder != request.encoder or request.partition not in (None, partition):
-                continue
-            item = Item(content.id, vector.vector, content.created_at, content.language, content.content_type)
-            if passes(item, request.filter):
-                rows.append((item, partition, vector.vector))
-        return rows
+            if vector is not None and vector.encoder == request.encoder:
+                item = Item(
+                    content.id,
+                    vector.vector,
+                    content.created_at,
+                    content.language,
+                    content.content_type,
+                    content.attributes,
+                )
+                rows.append((item, _partition(request.bank, content, request.modality)))
+        return [
+            (item, partition)
+            for item, partition in rows
+            if request.partition in (None, partition) and passes(item, request.filter)
+        ]
 
 
 def cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
@@ -216,20 +260,8 @@ def _partition(bank: str, content: Content, modality: str) -> str:
 
 
 def _stats(name: str, contents: list[Content]) -> PartitionStats:
-    modality = PartitionKey.parse(name).modality
-    vector = contents[0].vectors[modality]
-    encoder: EncoderId = PDQ_ENCODER if modality == "pdq" else vector.encoder
-    return PartitionStats(
-        partition=name,
-        encoder=str(encoder),
-        dimension=len(vector.vector),
-        index_type="FLAT",
-        metric="cosine",
-        items=len(contents),
-        memory_bytes=sum(content.vectors[modality].vector.nbytes for content in contents),
-        disk_bytes=0,
-        buffered=0,
-        newest_at=max(content.created_at for content in contents),
-        snapshot_at=None,
-        recall_estimate=1.0,
-    )
+    vector = contents[0].vectors[PartitionKey.parse(name).modality]
+    memory = sum(content.vectors[PartitionKey.parse(name).modality].vector.nbytes for content in contents)
+    newest = max(content.created_at for content in contents)
+    stats = IndexStats(len(contents), memory, 0, 0, 0, 0, 0, newest, None, recall_estimate=1.0)
+    return PartitionStats(name, vector.encoder, len(vector.vector), "FLAT", "cosine", stats)

@@ -9,6 +9,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections import defaultdict
+from collections.abc import Coroutine, Iterator
+from typing import Any
 
 from deployments.runtime.errors import InvalidInput, ParakhError
 from serve_app.records import Records
@@ -48,10 +51,9 @@ class IndexWorker:
 
     async def run_once(self) -> int:
         """Do what is due now; returns how many jobs were claimed."""
-        jobs = await self._jobs.claim(self._settings.concurrency, self._settings.busy_s)
+        jobs = await self._jobs.claim(self._settings.batch, self._settings.busy_s)
         if jobs:
-            done = await asyncio.gather(*(self._work(job) for job in jobs))
-            await self._jobs.finish([job for job, ended in zip(jobs, done, strict=True) if ended])
+            await self._jobs.finish([job for done in await asyncio.gather(*self._groups(jobs)) for job in done])
         return len(jobs)
 
     async def _run(self) -> None:
@@ -67,23 +69,44 @@ class IndexWorker:
                     async with asyncio.timeout(self._settings.poll_s):
                         await self._wake.wait()
 
-    async def _work(self, job: IndexJob) -> bool:
-        """Whether the job is over."""
+    def _groups(self, jobs: list[IndexJob]) -> Iterator[Coroutine[Any, Any, list[IndexJob]]]:
+        """What is only to be taken in goes bank by bank in one write, anything else alone."""
+        together: dict[str, list[IndexJob]] = defaultdict(list)
+        for job in jobs:
+            if job.op == "index" and job.content is not None:
+                together[job.bank].append(job)
+            else:
+                yield self._alone(job)
+        for bank, group in together.items():
+            yield self._together(bank, group)
+
+    async def _together(self, bank: str, jobs: list[IndexJob]) -> list[IndexJob]:
+        """Those that are over. Where the write fails, each is tried alone, so that one bad item costs only itself."""
+        try:
+            await self._similarity.index([job.content for job in jobs if job.content is not None], bank)
+        except Exception as error:  # noqa: BLE001 - the edge of a job: `_failed` tells what it was
+            if len(jobs) > 1:
+                return [job for one in jobs for job in await self._alone(one)]
+            return await self._failed(jobs[0], error)
+        return jobs
+
+    async def _alone(self, job: IndexJob) -> list[IndexJob]:
         try:
             await self._perform(job)
-        except InvalidInput as error:  # the index refuses it now and for ever
-            log.error("index job %s of %s %r is given up: %s", job.op, job.bank, job.id, error)
-        except (ParakhError, OriginalNotIndexed) as error:
-            return await self._again(job, str(error) or type(error).__name__)
-        except Exception:  # the edge of a job: one bad item must not end the worker
-            log.exception("index job %s of %s %r failed", job.op, job.bank, job.id)
-            return await self._again(job, "failed; the log says why")
-        return True
+        except Exception as error:  # noqa: BLE001 - the edge of a job: `_failed` tells what it was
+            return await self._failed(job, error)
+        return [job]
 
-    async def _again(self, job: IndexJob, reason: str) -> bool:
+    async def _failed(self, job: IndexJob, error: Exception) -> list[IndexJob]:
+        """What may pass is tried again; what the index refuses is over."""
+        if isinstance(error, InvalidInput):
+            log.error("index job %s of %s %r is given up: %s", job.op, job.bank, job.id, error)
+            return [job]
+        if not isinstance(error, ParakhError | OriginalNotIndexed):
+            log.error("index job %s of %s %r failed", job.op, job.bank, job.id, exc_info=error)
         pause_s = min(self._settings.retry_max_s, self._settings.retry_base_s * 2 ** min(job.attempts - 1, 20))
-        await self._jobs.retry(job, reason, pause_s)
-        return False
+        await self._jobs.retry(job, type(error).__name__, pause_s)
+        return []
 
     async def _perform(self, job: IndexJob) -> None:
         if job.op == "remove":
@@ -97,4 +120,4 @@ class IndexWorker:
                     raise OriginalNotIndexed
                 log.warning("post %r: its original %r has left the index", job.id, job.source_id)
         else:
-            await self._similarity.index(job.content, job.bank)
+            await self._similarity.index([job.content], job.bank)

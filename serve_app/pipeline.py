@@ -198,7 +198,7 @@ class Pipeline:
             search = working.create_task(self._search(content, judged))
             fusing = working.create_task(self._fuse(judged))
         found, output = search.result(), fusing.result()
-        if found.error is not None and wait_for_nodes:
+        if wait_for_nodes and isinstance(found.error, NodeUnavailable | Overloaded):
             raise found.error
         return Judgement(self._verdict(post, caption, judged, output, found), content)
 

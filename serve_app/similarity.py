@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 
 from deployments.runtime.errors import NotFound
 from deployments.runtime.values import ContentType, NodeStatus
-from deployments.similarity.content import Bank, Content, MatchAnswer, SearchHit, SearchRequest, Use
+from deployments.similarity.content import Bank, Content, EncoderId, MatchAnswer, SearchHit, SearchRequest, Use
+from deployments.similarity.values import Filter, IndexStats, Item
 from serve_app.posts import Verdict
 
 MATCH_USES = (Use.KNOWN_BAD, Use.PROTECTED, Use.DUPLICATE)
@@ -25,91 +26,18 @@ class SimilarityOff(NotFound):
     message = "This server runs without similarity search."
 
 
-class ContentNotIndexed(NotFound):
-    code = "not_indexed"
-    message = "There is nothing in the index under this id."
-
-
-class PartitionNotFound(NotFound):
-    code = "partition_not_found"
-    message = "There is no such partition."
-
-
-@dataclass(frozen=True)
-class IndexedItem:
-    """One vector for one partition, brought from outside."""
-
-    id: str
-    vector: Sequence[float]
-    encoder_name: str
-    encoder_version: str
-    created_at: float = 0.0  # Unix seconds
-    language: str = ""
-    content_type: str = ""
-    attributes: Mapping[str, Any] = field(default_factory=dict)
-
-
 @dataclass(frozen=True)
 class PartitionStats:
     """One partition as the API lists it."""
 
     partition: str
-    encoder: str
-    dimension: int
-    index_type: str
-    metric: str
-    items: int
-    memory_bytes: int
-    disk_bytes: int
-    buffered: int
-    newest_at: float | None
-    snapshot_at: float | None
-    recall_estimate: float | None
-    thresholds: Mapping[str, float] = field(default_factory=dict)  # use -> the worst score that is a match
-
-
-class Similarity(Protocol):
-    """Every method may raise NodeUnavailable, Overloaded and InvalidInput. Writes are idempotent, and durable and
-    findable when they return.
-    """
-
-    async def match(self, content: Content, uses: Sequence[Use]) -> MatchAnswer: ...
-
-    async def index(self, content: Content, bank: str = Bank.POSTS) -> None:
-        """Everything of the content, in place of what was there under its id."""
-        ...
-
-    async def copy(self, source_id: str, content: Content, bank: str = Bank.POSTS) -> bool:
-        """Index `content` with the vectors and signatures of `source_id`; False where those are not there."""
-        ...
-
-    async def remove(self, id: str, bank: str = Bank.POSTS) -> None: ...
-
-    async def search(self, request: SearchRequest) -> list[SearchHit]: ...
-
-    async def more_like(self, id: str, request: LikeRequest) -> list[SearchHit]:
-        """Raises ContentNotIndexed."""
-        ...
-
-    async def ids(self, bank: str, after: str = "", limit: int = 1000) -> list[str]:
-        """Ids of indexed content greater than `after`, in the order of their UTF-8 bytes."""
-        ...
-
-    async def partitions(self) -> list[PartitionStats]: ...
-
-    async def upsert_items(self, partition: str, items: Sequence[IndexedItem]) -> None:
-        """All or none."""
-        ...
-
-    async def delete_items(self, partition: str, ids: Sequence[str]) -> int:
-        """How many were there. Raises PartitionNotFound."""
-        ...
-
-    async def mark_shown(self, content: Content, feed: str) -> None: ...
-
-    async def was_shown(self, content: Content, feed: str, within_s: float) -> MatchAnswer: ...
-
-    async def status(self) -> NodeStatus: ...
+    encoder: EncoderId | None  # None where the partition is damaged
+    dimension: int | None
+    index_type: str | None
+    metric: str | None
+    stats: IndexStats | None
+    thresholds: Mapping[str, float] = field(default_factory=dict)  # use -> worst score or distance that is a match
+    damaged: str | None = None  # why it refuses
 
 
 @dataclass(frozen=True)
@@ -119,11 +47,64 @@ class LikeRequest:
     modality: str | None = None  # None: the first of visual, audio, text that it has
     k: int = 10
     threshold: float | None = None
-    languages: frozenset[str] = frozenset()
-    content_types: frozenset[str] = frozenset()
-    created_from: float | None = None
-    created_until: float | None = None
+    filter: Filter = field(default_factory=Filter)
     exact: bool = False
+
+
+@dataclass(frozen=True)
+class SearchAnswer:
+    hits: Sequence[SearchHit]  # best first
+    failed: Mapping[str, str] = field(default_factory=dict)  # partition -> why it was not searched
+
+
+class Similarity(Protocol):
+    """Every method may raise NodeUnavailable, Overloaded and InvalidInput. Writes are idempotent, and durable and
+    findable when they return.
+    """
+
+    async def match(self, content: Content, uses: Sequence[Use]) -> MatchAnswer: ...
+
+    async def retroactive(self, reference: Content) -> MatchAnswer:
+        """Posts of any age that match a protected work."""
+        ...
+
+    async def index(self, contents: Sequence[Content], bank: str = Bank.POSTS) -> None:
+        """Everything of each, in place of what was there under its id."""
+        ...
+
+    async def copy(self, source_id: str, content: Content, bank: str = Bank.POSTS) -> bool:
+        """Index `content` with the vectors and signatures of `source_id`; False where those are not there."""
+        ...
+
+    async def remove(self, id: str, bank: str = Bank.POSTS) -> None: ...
+
+    async def search(self, request: SearchRequest) -> SearchAnswer: ...
+
+    async def more_like(self, id: str, request: LikeRequest) -> SearchAnswer:
+        """Raises NotFound."""
+        ...
+
+    async def ids(self, bank: str, after: str = "", limit: int = 1000) -> list[str]:
+        """Ids of indexed content greater than `after`, in the order of their UTF-8 bytes."""
+        ...
+
+    async def partitions(self) -> list[PartitionStats]: ...
+
+    async def upsert_items(self, partition: str, encoder: EncoderId, items: Sequence[Item]) -> None:
+        """All or none. Raises PartitionConflict where the partition holds vectors of another encoder."""
+        ...
+
+    async def delete_items(self, partition: str, ids: Sequence[str]) -> int:
+        """How many were there. Raises NotFound for an unknown partition."""
+        ...
+
+    async def mark_shown(self, content: Content, feed: str, at: float) -> None:
+        """`content` may be no more than the id of an indexed post. Raises NotFound."""
+        ...
+
+    async def was_shown(self, content: Content, feed: str, since: float) -> MatchAnswer: ...
+
+    async def status(self) -> NodeStatus: ...
 
 
 @dataclass(frozen=True)

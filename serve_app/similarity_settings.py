@@ -12,7 +12,7 @@ class IndexingSettings(BaseModel):
         True, description="An exact re-upload, judged before by the same models and policy, skips the encoders."
     )
     poll_s: float = Field(0.1, gt=0, le=1, description="Pause between two looks for index jobs, in seconds.")
-    concurrency: int = Field(8, ge=1, le=64, description="Index jobs one ingress replica runs at once.")
+    batch: int = Field(32, ge=1, le=1024, description="Index jobs one ingress replica takes at once.")
     busy_s: float = Field(30.0, ge=1, description="After how long a worker that has a job counts as dead, in seconds.")
     retry_base_s: float = Field(0.2, gt=0, description="Pause after a job's first failure; doubles with each further.")
     retry_max_s: float = Field(30.0, gt=0, description="Longest such pause, in seconds.")

@@ -14,7 +14,7 @@ import numpy as np
 from sqlalchemy import Select, delete, func, select
 from sqlalchemy.orm import Session
 
-from deployments.similarity.content import Bank, Content, FrameSignatures
+from deployments.similarity.content import ANY, Bank, Content, FrameSignatures
 from serve_app.records import audit, index_jobs, known, leases
 from serve_app.records.engine import Database
 from serve_app.records.errors import HashListNotFound
@@ -122,7 +122,7 @@ def signature_content(list_name: str, digest: str, labels: Sequence[str] = ()) -
     signature = np.frombuffer(bytes.fromhex(digest), np.uint8)[None, :]
     return Content(
         id=item_id(list_name, digest),
-        content_type="image",
+        content_type=ANY,
         signatures=FrameSignatures(signature, np.array([100], np.uint8), np.zeros(1, np.float32)),
         attributes={"list": list_name, "algorithm": "pdq", "labels": list(labels)},
     )
