@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import threading
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import faiss
@@ -243,9 +244,15 @@ def _search_lists(index: Any, probe: Probe, k: int, selector: Any) -> tuple[NDAr
         faiss.swig_ptr(scores),
         faiss.swig_ptr(positions),
         False,
-        faiss.SearchParametersIVF(nprobe=probe.effort, sel=selector),
+        _parameters(probe.effort) if selector is None else faiss.SearchParametersIVF(nprobe=probe.effort, sel=selector),
     )
     return scores, positions
+
+
+@cache
+def _parameters(nprobe: int) -> Any:
+    """Only ever read, and dear to make anew for each search."""
+    return faiss.SearchParametersIVF(nprobe=nprobe)
 
 
 def write(index: Any, path: str, binary: bool) -> None:

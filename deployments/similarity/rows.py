@@ -91,8 +91,13 @@ def save(rows: Rows, directory: Path) -> None:
 
 def load(directory: Path) -> Rows:
     """Memory-mapped, read-only."""
-    values = np.load(directory / "rows.npy", mmap_mode="r", allow_pickle=False)
+    values = mapped(directory / "rows.npy")
     ends = directory / "row_ends.npy"
     if not ends.exists():
         return FixedRows(values)
-    return RaggedRows(values, np.load(ends, mmap_mode="r", allow_pickle=False))
+    return RaggedRows(values, mapped(ends))
+
+
+def mapped(path: Path) -> NDArray[Any]:
+    """The array in a .npy file, read-only, where it lies; a plain ndarray, as np.memmap's own indexing is slow."""
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))

@@ -157,12 +157,12 @@ class SegmentFiles:
 
     def _opened(self, entry: SegmentEntry, index: Any, template: Template | None) -> Part:
         directory = self._directory / entry.name
-        arrays = {name: np.load(directory / f"{name}.npy", mmap_mode="r") for name in _COLUMNS}
+        arrays = {name: row_files.mapped(directory / f"{name}.npy") for name in _COLUMNS}
         rows = row_files.load(directory)
         if index.ntotal != len(arrays["seqs"]):
             raise IndexDamaged(f"segment {entry.name}: its parts do not belong together")
         table = Table(
-            seqs=np.asarray(arrays["seqs"]),
+            seqs=arrays["seqs"],
             ids=_IdFile(directory),
             created_at=arrays["created_at"],
             languages=self._recoded(arrays["languages"], entry.manifest["languages"], self._books.languages.code),
@@ -234,8 +234,8 @@ class _IdFile:
     """Ids end to end in one file, read where they lie."""
 
     def __init__(self, directory: Path) -> None:
-        self._bytes = np.load(directory / "ids.npy", mmap_mode="r")
-        self._ends = np.load(directory / "id_ends.npy", mmap_mode="r")
+        self._bytes = row_files.mapped(directory / "ids.npy")
+        self._ends = row_files.mapped(directory / "id_ends.npy")
 
     def __len__(self) -> int:
         return len(self._ends)

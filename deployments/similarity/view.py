@@ -106,6 +106,7 @@ class _Candidates:
     table: Table
     scores: NDArray[np.float32]  # (n, c) the index's own
     positions: NDArray[np.int64]  # (n, c), -1 for none
+    exact: bool  # the scores follow from the rows, not from codes
 
 
 class Searcher:
@@ -144,15 +145,14 @@ class Searcher:
             candidates = self._from_part(part, queries, vectors, want, mask, exact, probes, effort)
             if candidates is not None:
                 found.append(candidates)
-        for position, candidates in enumerate(found):
-            alive = candidates.table.alive[candidates.positions] & (candidates.positions >= 0)
-            dropped = dropped or bool((~alive & (candidates.positions >= 0)).any())
-            found[position] = _Candidates(
-                candidates.table, candidates.scores, np.where(alive, candidates.positions, -1)
-            )
-        untrained = all(part.template is None for part in view.parts())
-        true_scores = (self._codes.exact or untrained) and self._space.metric != "jaccard"
-        neighbours, doubled = self._ranked(queries, found, k, want, threshold, true_scores)
+        if not found:
+            return Found([Neighbours((), np.empty(0, np.float32)) for _ in queries], False)
+        for candidates in found:
+            dead = (candidates.positions >= 0) & ~candidates.table.alive[candidates.positions]
+            if dead.any():
+                dropped = True
+                candidates.positions[dead] = -1
+        neighbours, doubled = self._ranked(queries, found, k, want, threshold)
         return Found(neighbours, dropped or doubled)
 
     def _from_buffer(
@@ -174,10 +174,10 @@ class Searcher:
         k = min(len(table), want + buffer.dead)
         if self._space.binary:
             scores, positions = faiss.knn_hamming(vectors, inputs, k)
-            return _Candidates(table, scores.astype(np.float32), positions)
+            return _Candidates(table, scores.astype(np.float32), positions, self._space.metric == "hamming")
         metric = faiss.METRIC_L2 if self._space.metric == "l2" else faiss.METRIC_INNER_PRODUCT
         scores, positions = faiss.knn(vectors, inputs, k, metric)
-        return _Candidates(table, scores, positions)
+        return _Candidates(table, scores, positions, exact=True)
 
     def _from_part(
         self,
@@ -201,7 +201,7 @@ class Searcher:
         dead = part.dead
         if mask is not None or not dead:
             scores, positions = self._codes.search(part.index, probe, want, mask)
-            return _Candidates(part.table, scores, positions)
+            return self._of_codes(part, scores, positions)
         spare = min(dead, 16 + 2 * want * dead // len(part))
         scores, positions = self._codes.search(part.index, probe, want + spare, None)
         living = (part.table.alive[positions] & (positions >= 0)).sum(axis=1)
@@ -211,7 +211,11 @@ class Searcher:
                 best = nearest_positions(self._space, queries, part.table, chosen, want)
                 return self._scored(part.table, queries, best)
             scores, positions = self._codes.search(part.index, probe, want, part.table.alive.copy())
-        return _Candidates(part.table, scores, positions)
+        return self._of_codes(part, scores, positions)
+
+    def _of_codes(self, part: Part, scores: NDArray[Any], positions: NDArray[np.int64]) -> _Candidates:
+        exact = (self._codes.exact or part.template is None) and self._space.metric != "jaccard"
+        return _Candidates(part.table, scores.astype(np.float32, copy=False), positions, exact)
 
     def _probe(self, part: Part, vectors: NDArray[Any], probes: dict[str, Probe], effort: int | None) -> Probe:
         """Queries meet a template's centroids once, however many segments share it."""
@@ -241,7 +245,7 @@ class Searcher:
             elif self._space.metric == "jaccard":
                 exact = -exact  # the index's signatures give distances
             scores[row, : len(some)], positions[row, : len(some)] = exact, some
-        return _Candidates(table, scores, positions)
+        return _Candidates(table, scores, positions, exact=True)
 
     def _ranked(
         self,
@@ -250,33 +254,43 @@ class Searcher:
         k: int,
         want: int,
         threshold: float | None,
-        true_scores: bool,
     ) -> tuple[list[Neighbours], bool]:
-        if not found:
-            return [Neighbours((), np.empty(0, np.float32)) for _ in queries], False
-        keys = np.concatenate([candidates.scores for candidates in found], axis=1).astype(np.float32)
+        """The best k of all parts' candidates by exact score; whether an item was there twice."""
+        keys = np.concatenate([candidates.scores for candidates in found], axis=1)
         positions = np.concatenate([candidates.positions for candidates in found], axis=1)
-        owner = np.repeat(np.arange(len(found)), [candidates.positions.shape[1] for candidates in found])
+        owners = np.repeat(np.arange(len(found)), [candidates.positions.shape[1] for candidates in found])
         if not self._codes.ascending:
             keys = -keys
         keys[positions < 0] = np.inf
-        keep = k + 1 if true_scores else want
+        exact = [candidates.exact for candidates in found]
+        keep = k + 1 if all(exact) else want
+        rows = np.arange(len(queries))[:, None]
         if self._space.metric != "jaccard" and keys.shape[1] > keep:
             best = np.argpartition(keys, keep - 1, axis=1)[:, :keep]
+            keys, positions, owners = keys[rows, best], positions[rows, best], owners[best]
         else:
-            best = np.broadcast_to(np.arange(keys.shape[1]), keys.shape)
-        neighbours, doubled = [], False
-        for row, query in enumerate(queries):
-            chosen = best[row][positions[row, best[row]] >= 0]
-            owners, places = owner[chosen], positions[row, chosen]
-            scores = self._true(keys[row, chosen]) if true_scores else self._rescored(query, found, owners, places)
-            order = self._space.order(scores)[: k + 1]
-            if threshold is not None:
-                order = order[self._space.better(scores[order], threshold)]
-            one, twice = _named(found, owners[order], places[order], scores[order], k)
-            neighbours.append(one)
-            doubled = doubled or twice
-        return neighbours, doubled
+            owners = np.broadcast_to(owners, keys.shape)
+        scores = self._true(keys)
+        for part, candidates in enumerate(found):
+            if candidates.exact:
+                continue
+            mine = (owners == part) & (positions >= 0)
+            for row, query in enumerate(queries):
+                some = mine[row]
+                places = positions[row, some]
+                if len(places):
+                    scores[row, some] = self._space.scores(query, candidates.table.rows.take(places))
+        scores[positions < 0] = -np.inf if self._space.higher_is_better else np.inf
+        order = np.argsort(-scores if self._space.higher_is_better else scores, axis=1, kind="stable")[:, : k + 1]
+        scores, positions, owners = scores[rows, order], positions[rows, order], owners[rows, order]
+        valid = positions >= 0
+        if threshold is not None:
+            valid &= self._space.better(scores, threshold)
+        named = [
+            _named(found, owners[row, valid[row]], positions[row, valid[row]], scores[row, valid[row]], k)
+            for row in range(len(queries))
+        ]
+        return [neighbours for neighbours, _ in named], any(doubled for _, doubled in named)
 
     def _true(self, keys: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores from the sorting keys of an index that holds the rows themselves."""
@@ -286,23 +300,10 @@ class Searcher:
                 scores = np.sqrt(np.maximum(keys, 0))
             case "cosine":
                 scores = np.clip(-keys, -1, 1)
-            case "inner_product":
+            case "inner_product" | "jaccard":
                 scores = -keys
             case _:
-                scores = keys
-        return scores
-
-    def _rescored(
-        self,
-        query: NDArray[Any],
-        found: Sequence[_Candidates],
-        owners: NDArray[np.intp],
-        places: NDArray[np.int64],
-    ) -> NDArray[np.float32]:
-        scores = np.empty(len(places), np.float32)
-        for one in set(owners.tolist()):
-            mine = owners == one
-            scores[mine] = self._space.scores(query, found[one].table.rows.take(places[mine]))
+                scores = keys.copy()
         return scores
 
 
