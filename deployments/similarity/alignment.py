@@ -3,7 +3,8 @@
 Frames that resemble each other make a matrix (query's frames x other's frames). Seconds that were taken over lie on a
 line in it: time in the other = speed x time in the query + offset. So: every pair votes for its offset -> the line
 with most votes -> on it one frame of the other for each of the query's, never going back -> unbroken stretches ->
-again, without the frames explained. A reversed or shuffled video resembles in every frame and has no such stretch.
+again, without the frames explained. A reversed or shuffled video resembles in every frame and has no such stretch;
+where its frames hardly differ it has one, and fits better backwards.
 
 The same for vectors (cosine) and for PDQ signatures (bits): both become strengths, 0 where two frames differ.
 """
@@ -34,7 +35,7 @@ _MAX_BREAK = 3.0  # frames' distances within a stretch; up to two frames in it m
 _MAX_SEGMENTS = 32
 _MAX_FAILED = 4  # lines without a stretch, after which no other is looked for
 _MAX_POINTS = 240
-_SAME = 0.9  # share of similar pairs in a stretch's block from which on every order would fit
+_CLEARLY = 0.05  # by which share forwards must fit better than backwards, for the order to be told
 
 
 class Order(StrEnum):
@@ -127,27 +128,25 @@ def align(
     segments = tuple(_segment(run, query, other) for run in runs)
     resembling = int(similar.any(axis=1).sum())
     on_segments = sum(len(run.rows) for run in runs)
-    tested = sum(len(run.rows) for run in runs if _order_shows(similar, run))
     return Alignment(
         segments,
         _union([(segment.start_s, segment.end_s) for segment in segments]),
         _union([(segment.other_start_s, segment.other_end_s) for segment in segments]),
-        _order(resembling, on_segments, tested),
+        Order.DISAGREES if 2 * on_segments < resembling else _order(strength, query, other),
         resembling / len(similar),
         on_segments / resembling,
     )
 
 
-def _order(resembling: int, on_segments: int, tested: int) -> Order:
-    if 2 * on_segments < resembling:
+def _order(strengths: NDArray[np.float64], query: _Clock, other: _Clock) -> Order:
+    """Does the film fit better than the same film run backwards? Neither does where nothing happens."""
+    if min(strengths.shape) == 1:
+        return Order.UNTESTABLE
+    _, forwards = _best_line(strengths, query, other)
+    _, backwards = _best_line(strengths[:, ::-1], query, other.backwards())
+    if backwards > forwards * (1 + _CLEARLY):
         return Order.DISAGREES
-    return Order.AGREES if 2 * tested >= on_segments else Order.UNTESTABLE
-
-
-def _order_shows(similar: NDArray[np.bool_], run: _Line) -> bool:
-    """Would another order of these frames have been noticed?"""
-    block = similar[np.ix_(run.rows, np.unique(run.columns))]
-    return block.shape[1] > 1 and float(block.mean()) < _SAME
+    return Order.AGREES if backwards < forwards * (1 - _CLEARLY) else Order.UNTESTABLE
 
 
 @dataclass(frozen=True)
@@ -165,6 +164,9 @@ class _Clock:
         step_s = float(np.median(steps)) if len(steps) else max(0.0, (duration_s or 0.0) - last)
         return cls(times, step_s, max(last, last + step_s if duration_s is None else duration_s))
 
+    def backwards(self) -> _Clock:
+        return _Clock(self.times_s[-1] - self.times_s[::-1], self.step_s, self.end_s)
+
     def span(self, first: int, last: int) -> tuple[float, float]:
         return float(self.times_s[first]), min(self.end_s, float(self.times_s[last]) + self.step_s)
 
@@ -179,7 +181,7 @@ def _runs(strengths: NDArray[np.float64], query: _Clock, other: _Clock, min_fram
     """Stretches of at least `min_frames`, best line first; a frame of the query is in one of them at most."""
     left, found, failed = strengths.copy(), 0, 0
     while found < _MAX_SEGMENTS and failed < _MAX_FAILED and left.any():
-        line = _best_line(left, query, other)
+        line, _ = _best_line(left, query, other)
         left[line.rows, line.columns] = 0.0
         runs = [run for run in _unbroken(line, query, other) if len(run.rows) >= min_frames]
         for run in runs:
@@ -188,7 +190,8 @@ def _runs(strengths: NDArray[np.float64], query: _Clock, other: _Clock, min_fram
         found, failed = found + len(runs), failed + (not runs)
 
 
-def _best_line(strengths: NDArray[np.float64], query: _Clock, other: _Clock) -> _Line:
+def _best_line(strengths: NDArray[np.float64], query: _Clock, other: _Clock) -> tuple[_Line, float]:
+    """And its votes."""
     rows, columns = np.nonzero(strengths)
     slack_s = max(1e-3, _SLACK * max(query.step_s, other.step_s))
     speeds = SPEEDS if len(query.times_s) >= _SPEED_SHOWS else SPEEDS[:1]
@@ -198,7 +201,7 @@ def _best_line(strengths: NDArray[np.float64], query: _Clock, other: _Clock) -> 
         votes, table = _vote(offsets, rows, columns, strengths)
         if votes > best_votes * _FASTER_BY:
             best_votes, best = votes, table
-    return _forward(best)
+    return _forward(best), best_votes
 
 
 def _vote(
@@ -207,6 +210,7 @@ def _vote(
     """Votes of the best offset, and the (n, m) votes for it; offsets in slacks.
 
     A frame of the query votes once for an offset, by its best pair; a pair votes for the whole offsets on both sides.
+    Of the best whole one the pairs' median is taken, and voted for again.
     """
     below = np.floor(offsets)
     both = np.concatenate([below, below + 1]).astype(np.intp)
@@ -219,10 +223,28 @@ def _vote(
     totals = ballot.sum(axis=1)
     winners = np.flatnonzero(totals >= totals.max() - 1e-9)
     winner = int(winners[np.abs(winners + first).argmin()])  # of equal ones the nearest to no offset at all
-    chosen = both == winner + first
+    table = _votes_for(float(winner + first), offsets, rows, columns, strengths)
+    voters = np.flatnonzero(table.any(axis=1))
+    by_pair = np.full(strengths.shape, np.nan)
+    by_pair[rows, columns] = offsets
+    table = _votes_for(
+        float(np.median(by_pair[voters, table[voters].argmax(axis=1)])), offsets, rows, columns, strengths
+    )
+    return float(table.max(axis=1).sum()), table
+
+
+def _votes_for(
+    offset: float,
+    offsets: NDArray[np.float64],
+    rows: NDArray[np.intp],
+    columns: NDArray[np.intp],
+    strengths: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """(n, m): the nearer a pair lies to the line the more it counts; 0 farther away than the slack."""
+    away = np.abs(offsets - offset)
     table = np.zeros_like(strengths)
-    table[pair[chosen], np.concatenate([columns, columns])[chosen]] = weight[chosen]
-    return float(totals[winner]), table
+    table[rows, columns] = np.where(away <= 1, strengths[rows, columns] * (1 - 0.5 * away), 0.0)
+    return table
 
 
 def _forward(votes: NDArray[np.float64]) -> _Line:

@@ -97,5 +97,10 @@ def mirrored(hashes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     return inverted
 
 
+def mirror(signatures: FrameSignatures) -> FrameSignatures:
+    """About what those of the mirrored film would be (`mirrored`)."""
+    return FrameSignatures(mirrored(signatures.hashes), signatures.quality, signatures.times_s)
+
+
 def _taken(signatures: FrameSignatures, which: NDArray[np.intp]) -> FrameSignatures:
     return FrameSignatures(signatures.hashes[which], signatures.quality[which], signatures.times_s[which])

@@ -104,6 +104,22 @@ def test_the_order_of_a_still_cannot_be_tested(seed: int, frames: int, others: i
     assert found.other_matched_s >= min(frames, others)
 
 
+def slow_film(frames: int) -> Vectors:
+    """Every frame resembles every other, the nearer the more: somebody who talks to the camera."""
+    drift = np.cumsum(np.random.default_rng(0).standard_normal((frames, 64)), axis=0)
+    return np.asarray(8 * np.random.default_rng(1).standard_normal(64) + drift, np.float32)
+
+
+def test_a_slow_video_backwards_is_noticed_though_all_its_frames_resemble_each_other() -> None:
+    vectors = slow_film(20)
+    forwards = align_vectors(shown(vectors), shown(vectors), THRESHOLD)
+    backwards = align_vectors(shown(vectors[::-1]), shown(vectors), THRESHOLD)
+    assert forwards.resembling == backwards.resembling == 1.0
+    assert forwards.order is Order.AGREES
+    assert backwards.order is Order.DISAGREES
+    assert not backwards.matches
+
+
 def test_a_still_in_the_middle_does_not_hide_the_order() -> None:
     vectors = film(0, 20)
     vectors[8:13] = vectors[8]
