@@ -8,6 +8,7 @@ from typing import Protocol
 from deployments.similarity.brute import BruteIndex
 from deployments.similarity.catalog import Generation
 from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.node_settings import SimilaritySettings
 from deployments.similarity.vector_index import VectorIndex
 
 
@@ -22,6 +23,30 @@ class Backend(Protocol):
     def drop(self, generation: Generation) -> None:
         """The generation is retired and its index closed: remove what of it lies elsewhere than in the directory."""
         ...
+
+
+def backend_of(settings: SimilaritySettings) -> Backend:
+    """The libraries of a backend are imported only where it is used."""
+    if settings.backend == "milvus":
+        from deployments.similarity.milvus import MilvusBackend
+
+        assert settings.milvus is not None
+        return MilvusBackend(settings.milvus)
+    return EmbeddedBackend()
+
+
+class EmbeddedBackend:
+    """FAISS over a row store; everything lies in the generation's directory."""
+
+    def open(self, generation: Generation, directory: Path, *, create: bool) -> VectorIndex:
+        from deployments.similarity.embedded import EmbeddedIndex
+
+        return EmbeddedIndex.open(
+            directory, generation.settings, generation.dimension, generation.encoder, create=create
+        )
+
+    def drop(self, generation: Generation) -> None:
+        pass
 
 
 class MemoryBackend:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from deployments.similarity.catalog import Generation, State
 from deployments.similarity.content import EncoderId, PartitionKey
+from deployments.similarity.node_settings import SimilaritySettings
 from deployments.similarity.partition import OpenGeneration, Partition
-from deployments.similarity.settings import IndexSettings, SimilaritySettings
+from deployments.similarity.settings import IndexSettings
 from deployments.similarity.values import IndexStats
 
 logger = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ def info_of(partition: Partition, settings: SimilaritySettings) -> PartitionInfo
     generations = tuple(_generation_info(opened) for opened in partition.generations)
     active = next((info for info in generations if info.generation.state is State.ACTIVE), None)
     if active is None:
-        return PartitionInfo(key, None, None, None, None, {}, generations, "the catalog does not know its directories")
+        return PartitionInfo(key, None, None, None, None, {}, generations, partition.damage)
     one = active.generation
     thresholds = settings.thresholds_of(key.modality, one.encoder.name)
     return PartitionInfo(

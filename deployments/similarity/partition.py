@@ -65,8 +65,14 @@ class Partition:
         """Raises IndexDamaged where there is none: a catalog row was lost."""
         active = self.in_state(State.ACTIVE)
         if active is None:
-            raise IndexDamaged(f"Partition {self.key} has directories that the catalog does not know.")
+            raise IndexDamaged(f"Partition {self.key} is damaged: {self.damage}")
         return active
+
+    @property
+    def damage(self) -> str | None:
+        """Why it refuses."""
+        active = self.in_state(State.ACTIVE)
+        return "the catalog does not know its directories" if active is None else active.damage
 
     @contextmanager
     def searching(self, encoder: EncoderId | None) -> Iterator[VectorIndex]:

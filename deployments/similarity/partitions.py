@@ -30,9 +30,10 @@ from deployments.similarity.content import EncoderId, PartitionKey
 from deployments.similarity.directories import GenerationDirectories
 from deployments.similarity.errors import IndexDamaged
 from deployments.similarity.listing import PartitionInfo, info_of
+from deployments.similarity.node_settings import SimilaritySettings
 from deployments.similarity.partition import OpenGeneration, Partition
 from deployments.similarity.root_lock import RootLock
-from deployments.similarity.settings import IndexSettings, SimilaritySettings
+from deployments.similarity.settings import IndexSettings
 from deployments.similarity.spaces import SIGNATURE_BITS, space_of
 from deployments.similarity.values import Filter, Item, Neighbours
 from deployments.similarity.vector_index import VectorIndex
@@ -74,7 +75,7 @@ class Partitions:
 
     # --- items ---
 
-    def keys(self, bank: str | None = None) -> list[PartitionKey]:
+    def keys_of(self, bank: str | None = None) -> list[PartitionKey]:
         return sorted(key for key in tuple(self._partitions) if bank is None or key.bank == bank)
 
     def encoder(self, key: PartitionKey) -> EncoderId:
@@ -95,8 +96,13 @@ class Partitions:
     def delete(self, key: PartitionKey, ids: Sequence[str]) -> int:
         """From every generation; how many the active one had. Raises NotFound, IndexDamaged."""
         partition = self._partition(key)
+
+        def deleted(index: VectorIndex) -> int:
+            present = list(index.get(ids))  # looking costs no flush of the disk
+            return index.delete(present) if present else 0
+
         with partition.gate.shared():
-            return int(self._write(partition, partition.all(), lambda index: index.delete(ids)))
+            return int(self._write(partition, partition.all(), deleted))
 
     def get(self, key: PartitionKey, ids: Sequence[str]) -> dict[str, Item]:
         """Raises NotFound where there is no such partition, IndexDamaged."""
@@ -122,14 +128,15 @@ class Partitions:
         with self._partition(key).searching(encoder) as index:
             return index.search(queries, k, filter=filter, threshold=threshold, exact=exact)
 
-    def higher_is_better(self, key: PartitionKey) -> bool:
+    def metric(self, key: PartitionKey) -> tuple[str, bool]:
+        """(its name, whether higher scores are better)."""
         with self._partition(key).searching(None) as index:
-            return index.space.higher_is_better
+            return index.space.metric, index.space.higher_is_better
 
     # --- what there is ---
 
     def infos(self) -> list[PartitionInfo]:
-        return [info_of(self._partitions[key], self._settings) for key in self.keys()]
+        return [info_of(self._partitions[key], self._settings) for key in self.keys_of()]
 
     def info(self, key: PartitionKey) -> PartitionInfo:
         """Raises NotFound."""
@@ -137,7 +144,8 @@ class Partitions:
 
     def damaged(self) -> dict[PartitionKey, str]:
         """Partition -> why it refuses."""
-        return {info.key: info.damaged for info in self.infos() if info.damaged is not None}
+        reasons = {key: self._partitions[key].damage for key in self.keys_of()}
+        return {key: reason for key, reason in reasons.items() if reason is not None}
 
     # --- generations ---
 
@@ -171,6 +179,18 @@ class Partitions:
     def retire(self, key: PartitionKey, number: int) -> None:
         """Give up a generation that is not active, and its data. Raises PartitionConflict, NotFound."""
         self._change(key, None, lambda: self._catalog.retire(key, number))
+
+    def reopen(self, key: PartitionKey) -> None:
+        """Close and open every generation: a write to its disk failed once, or it was repaired. Raises NotFound."""
+        partition = self._partition(key)
+        with partition.changing, partition.gate.alone():
+            old = partition.generations
+            partition.generations = tuple(
+                OpenGeneration(opened.generation, None, "it is being opened anew") for opened in old
+            )
+            for opened in old:
+                opened.close()
+            partition.generations = tuple(self._open(opened.generation) for opened in old)
 
     def lacking(self, key: PartitionKey, *, reverse: bool = False) -> Iterator[str]:
         """Ids of the active generation that the one being built (else the previous) lacks, in order; or the reverse.

@@ -12,7 +12,12 @@ ROOT = Path(__file__).parent.parent.parent
 NODES = sorted(path.parent.name for path in (ROOT / "deployments").glob("*/deployment.py"))
 RAY_FILES = {"deployments/runtime/serving.py", "serve_app/graph.py", "serve_app/ingress.py", "serve_app/main.py"}
 ENVIRONMENT_FILES = {"serve_app/launch.py", "deployments/media/worker.py", "deployments/media/decoder.py"}
-WITHOUT_TORCH = ("deployments/policy/", "deployments/media/url_guard.py", "deployments/fusion/head.py")
+WITHOUT_TORCH = (
+    "deployments/policy/",
+    "deployments/media/url_guard.py",
+    "deployments/fusion/head.py",
+    "deployments/similarity/",
+)
 
 
 def sources(*folders: str) -> list[Path]:

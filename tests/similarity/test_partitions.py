@@ -19,9 +19,10 @@ from deployments.similarity.backends import MemoryBackend
 from deployments.similarity.catalog import Generation, State
 from deployments.similarity.content import EncoderId, PartitionKey
 from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.node_settings import SimilaritySettings
 from deployments.similarity.partitions import Partitions
 from deployments.similarity.root_lock import RootLocked
-from deployments.similarity.settings import IndexSettings, SimilaritySettings
+from deployments.similarity.settings import IndexSettings
 from deployments.similarity.values import Item
 from deployments.similarity.vector_index import VectorIndex
 
@@ -131,7 +132,7 @@ def test_a_signature_partition_is_made_of_bits(partitions: Partitions) -> None:
 def test_a_refused_write_makes_nothing(world: World, partitions: Partitions, bad: NDArray[np.float32]) -> None:
     with pytest.raises(InvalidInput):
         partitions.upsert(KEY, OLD, [Item("a", bad)])
-    assert partitions.keys() == []
+    assert partitions.keys_of() == []
     assert directories(world) == set()
 
 
@@ -296,7 +297,7 @@ def test_a_crash_before_the_row_leaves_no_partition(world: World, step: str) -> 
         partitions.upsert(KEY, OLD, [item("a")])
     assert directories(world) == {f"{KEY}/g0001"}
     again = world.reopen()
-    assert (again.keys(), directories(world)) == ([], set())
+    assert (again.keys_of(), directories(world)) == ([], set())
     again.upsert(KEY, OLD, [item("a")])
     assert found(again, OLD) == ("a",)
 

@@ -1,0 +1,106 @@
+"""The similarity search as one object in one process, its calls blocking: what the node runs in its threads.
+
+The command line and jobs use it bare, where no server runs on the same directory.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import logging
+import time
+
+from deployments.runtime.errors import NotFound
+from deployments.similarity.backends import Backend, backend_of
+from deployments.similarity.content import PartitionKey
+from deployments.similarity.contents import Contents
+from deployments.similarity.errors import IndexClosed, IndexDamaged
+from deployments.similarity.listing import PartitionInfo
+from deployments.similarity.matching import Matching
+from deployments.similarity.node_settings import SimilaritySettings
+from deployments.similarity.partitions import Partitions
+from deployments.similarity.searching import Searching
+from deployments.similarity.shown import Shown
+from deployments.similarity.watched import NoObserver, SimilarityObserver, WatchedPartitions
+
+logger = logging.getLogger(__name__)
+
+
+class SimilarityService:
+    """Owns the root directory until it is closed. Every part may be used from any thread.
+
+    Raises RootLocked or IndexDamaged from the constructor.
+    """
+
+    def __init__(
+        self,
+        settings: SimilaritySettings,
+        observer: SimilarityObserver | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        self.settings = settings
+        self.partitions = Partitions(settings, backend or backend_of(settings))
+        self._observer = observer or NoObserver()
+        self.watched = WatchedPartitions(self.partitions, self._observer)
+        self.contents = Contents(self.watched, settings)
+        self.searching = Searching(self.watched, self.contents, settings)
+        self.matching = Matching(self.watched, settings)
+        self.shown = Shown(self.watched, self.contents, self.matching, settings)
+        self._turns = itertools.count()
+
+    def infos(self) -> list[PartitionInfo]:
+        """Every partition, with the recall that its own searches were seen to have."""
+        return [self._with_recall(info) for info in self.partitions.infos()]
+
+    def probe(self) -> None:
+        """A real, tiny search of one sound partition, another each time. Raises what the search raises."""
+        damaged = self.partitions.damaged()
+        sound = [key for key in self.partitions.keys_of() if key not in damaged]
+        if sound:
+            self._look(sound[next(self._turns) % len(sound)])
+
+    def maintain(self) -> None:
+        """One round of upkeep. Never raises."""
+        for task in (self._mend, self._expire, self._estimate_recall, self._tell):
+            try:
+                task()
+            except Exception:  # the next round must come
+                logger.exception("similarity: upkeep failed in %s", task.__name__.strip("_"))
+
+    def close(self) -> None:
+        self.partitions.close()
+
+    def _mend(self) -> None:
+        """An index whose disk failed once refuses everything after; opened anew it serves, or tells its damage."""
+        damaged = self.partitions.damaged()
+        for key in self.partitions.keys_of():
+            if key in damaged:
+                continue
+            try:
+                self._look(key)
+            except (IndexClosed, IndexDamaged) as error:
+                logger.warning("similarity: opening %s anew: %s", key, error)
+                self.partitions.reopen(key)
+            except NotFound:
+                continue
+
+    def _look(self, key: PartitionKey) -> None:
+        for item in self.partitions.get(key, self.partitions.scan(key, limit=1)).values():
+            self.partitions.search(key, self.partitions.encoder(key), [item.vector], 1)
+
+    def _expire(self) -> None:
+        forgotten = self.shown.expire(time.time() - 3600 * self.settings.shown_retention_h)
+        if forgotten:
+            logger.info("similarity: %d items that feeds showed are forgotten", forgotten)
+
+    def _estimate_recall(self) -> None:
+        self.watched.estimate_recall(self.settings.recall_samples)
+
+    def _tell(self) -> None:
+        self._observer.listed(self.infos())
+
+    def _with_recall(self, info: PartitionInfo) -> PartitionInfo:
+        recall = self.watched.recall_of(info.key)
+        if info.stats is None or recall is None:
+            return info
+        return dataclasses.replace(info, stats=dataclasses.replace(info.stats, recall_estimate=recall))
