@@ -1,7 +1,7 @@
 """What hash lists look like: the lines of any of their formats, brought into one raw form. Nothing is judged here.
 
-Format by the file's first character: `{` or `[` is JSON (ThreatExchange or Project VIC, by each record's fields), the
-rest is text, with columns where its first line is a header.
+Format by the file's first character: `{` or `[` is JSON (ThreatExchange or Project VIC, by each record's fields), `<`
+is NCMEC's XML, the rest is text, with columns where its first line is a header.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 from deployments.similarity.json_records import Broken, json_records
+from deployments.similarity.ncmec_xml import ncmec_records
 
 MAX_LINE_BYTES = 2**16
 ALGORITHMS = ("md5", "sha1", "sha256", "pdq")
@@ -45,7 +46,7 @@ Found = RawLine | BadLine | UselessLine
 
 
 def raw_lines(file: BinaryIO) -> Iterator[tuple[int, Found]]:
-    """(line from 1, what is there), from where the file stands. Raises BadLine for a file of another kind."""
+    """(line from 1, what is there), from where the file stands. Raises BadLine for UTF-16."""
     start = file.tell()
     head = file.read(4096)
     file.seek(start)
@@ -53,7 +54,7 @@ def raw_lines(file: BinaryIO) -> Iterator[tuple[int, Found]]:
         raise BadLine("it is UTF-16; save it as UTF-8")
     first = head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1]
     if first == b"<":
-        raise BadLine("it is XML; export it as JSON, CSV or text")
+        return _xml_lines(file)
     return _json_lines(file) if first in (b"{", b"[") else _text_lines(file)
 
 
@@ -176,6 +177,21 @@ def _cells(line: str, delimiter: str) -> list[str]:
 
 def _first(places: Mapping[str, int], names: tuple[str, ...]) -> int | None:
     return next((places[name] for name in names if name in places), None)
+
+
+# XML
+
+
+def _xml_lines(file: BinaryIO) -> Iterator[tuple[int, Found]]:
+    for record in ncmec_records(file):
+        if isinstance(record, Broken):
+            yield record.line, BadLine(f"{record.reason}; nothing after it was read")
+        elif record.value.get("deleted"):
+            yield record.line, UselessLine("withdrawn")
+        else:
+            hashes = tuple((name, record.value[name]) for name in ALGORITHMS if name in record.value)
+            classification = record.value.get("classification")
+            yield record.line, RawLine(hashes, (f"classification:{classification}",) if classification else ())
 
 
 # JSON

@@ -5,6 +5,7 @@ Formats:
 - CSV with a header: algorithm, hash, quality, category under their usual names, or a column for each algorithm
 - ThreatExchange JSON or NDJSON: `indicator` and `type` (HASH_PDQ, HASH_MD5, HASH_SHA1, HASH_SHA256, ...)
 - Project VIC (VICS 1.x and 2.0) JSON: `value[]` or `Media[]` with MD5, SHA1, ... and Category
+- NCMEC hash sharing XML (`queryResult`): `image` and `video` with their fingerprints and classification
 
 A problem refuses the list (strict) or its line (lenient). What is well-formed and of no use here (another kind of hash,
 a withdrawn entry, a repetition) is counted as skipped. Nothing is ever guessed: 64 digits may be SHA-256 or PDQ, so a

@@ -175,6 +175,55 @@ def test_project_vic_cases_hold_media() -> None:
     assert [entry[1] for entry in told(text)] == [f"{n:032x}" for n in range(1, 4)]
 
 
+# NCMEC
+
+NCMEC = """<?xml version="1.0" encoding="UTF-8" standalone="yes"?>
+<queryResult xmlns="https://hashsharing.ncmec.org/hashsharing/v2">
+  <images count="2">
+    <image><member id="42">Example Member</member><id>image1</id><classification>A1</classification>
+      <fingerprints><md5>{md5}</md5><sha1> {sha1} </sha1><pdna>a1...</pdna></fingerprints>
+      <feedback><affirmativeFeedback type="Md5"><members/></affirmativeFeedback></feedback>
+    </image>
+    <deletedImage><member id="43">Example</member><id>image4</id></deletedImage>
+  </images>
+  <videos><video><id>video1</id><fingerprints><md5>{other}</md5><tmk-pdqf href="/v2/x"/></fingerprints></video></videos>
+  <paging><next>/v2/entries?start=2001&amp;size=1000</next></paging>
+</queryResult>
+"""
+
+
+def test_ncmec_xml() -> None:
+    found = read(NCMEC.format(md5=MD5, sha1=SHA1, other=OTHER_MD5))
+    assert [(str(e.algorithm), e.value.hex(), e.labels, e.line) for e in found] == [
+        ("md5", MD5, ("classification:A1",), 4),
+        ("sha1", SHA1, ("classification:A1",), 4),
+        ("md5", OTHER_MD5, (), 10),
+    ]
+    assert dict(found.skipped) == {"withdrawn": 1}
+
+
+def test_ncmec_xml_with_a_bad_digest_or_broken_off() -> None:
+    text = NCMEC.format(md5=MD5[1:], sha1=SHA1, other=OTHER_MD5)
+    assert [problem.line for problem in refusal(text).problems] == [4]
+    broken = read(text.replace(MD5[1:], MD5)[:-60], strict=False)
+    assert len(list(broken)) == 3
+    assert broken.problems[0].reason == "not XML; nothing after it was read"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<!DOCTYPE x [<!ENTITY a "b">]><queryResult/>',
+        "<html><image><md5/></image></html>",
+        "<queryResult>" + "<a>" * 100,
+        f"<queryResult><image><id>{'x' * 2_000_000}</id></image></queryResult>",
+        "<queryResult>",
+    ],
+)
+def test_xml_of_another_kind_or_made_to_harm_is_refused(text: str) -> None:
+    assert refusal(text).problems
+
+
 # what is bad
 
 
@@ -216,9 +265,8 @@ def test_a_line_that_never_ends_is_not_held_in_memory() -> None:
     assert "65536 bytes" in found.problems[0].reason
 
 
-@pytest.mark.parametrize("text", ["<?xml version='1.0'?>", MD5.encode("utf-16")])
-def test_other_files_are_refused_as_a_whole(text: str | bytes) -> None:
-    assert "cannot be read" in str(refusal(text, strict=False))
+def test_utf_16_is_refused_as_a_whole() -> None:
+    assert "cannot be read" in str(refusal(MD5.encode("utf-16"), strict=False))
 
 
 @pytest.mark.parametrize(
