@@ -34,7 +34,7 @@ _FASTER_BY = 1.02  # another speed must gain so many times the votes of the orig
 _MAX_BREAK = 3.0  # frames' distances within a stretch; up to two frames in it may fail to match
 _MAX_SEGMENTS = 32
 _MAX_FAILED = 4  # lines without a stretch, after which no other is looked for
-_MAX_POINTS = 240
+_MAX_POINTS = 120  # of signatures laid out in time: twice as many as a post has by default
 _CLEARLY = 0.05  # by which share forwards must fit better than backwards, for the order to be told
 
 
