@@ -29,6 +29,9 @@ from deployments.similarity.values import FrameVectors
 from serve_app.posts import MatchedSegmentReport, MatchReport, Post
 from serve_app.similarity import Digests, ListedDigest
 
+MAX_FRAMES = 64
+"""Frame vectors kept of a post, evenly spaced, to check the order of frames."""
+
 JOINT_SUFFIX = "-joint"
 """A visual encoder's space shared with text is another space: its vectors carry another encoder's name."""
 
@@ -141,9 +144,10 @@ def _encoder(card: ModelCard) -> EncoderId:
 def _mean(vectors: NDArray[np.float32], times_s: NDArray[np.float32] | None, encoder: EncoderId) -> ContentVector:
     frames = None
     if times_s is not None and len(times_s) == len(vectors):
-        lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-        unit = vectors / np.maximum(lengths, np.finfo(np.float32).tiny)  # of unit length they fit into float16
-        frames = FrameVectors(unit.astype(np.float16), times_s.astype(np.float32))
+        kept = np.unique(np.linspace(0, len(vectors) - 1, MAX_FRAMES).round().astype(int))
+        lengths = np.linalg.norm(vectors[kept], axis=1, keepdims=True)
+        unit = vectors[kept] / np.maximum(lengths, np.finfo(np.float32).tiny)  # of unit length they fit into float16
+        frames = FrameVectors(unit.astype(np.float16), times_s[kept].astype(np.float32))
     return ContentVector(encoder, vectors.mean(axis=0, dtype=np.float64).astype(np.float32), frames)
 
 

@@ -6,6 +6,7 @@ Duplicates are the same bytes, a near signature or a cosine of almost 1; it can 
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -160,8 +161,9 @@ class FakeSimilarity:
             raise NotFound(f"There is nothing in the index under the id {content.id!r}.", param="id")
         self.shown.setdefault(feed, {})[content.id] = (whole, at)
 
-    async def was_shown(self, content: Content, feed: str, since: float) -> MatchAnswer:
+    async def was_shown(self, content: Content, feed: str, within_s: float) -> MatchAnswer:
         self._called("was_shown")
+        since = time.time() - within_s
         lately = {id_: other for id_, (other, at) in self.shown.get(feed, {}).items() if at >= since}
         whole = content if content.vectors or content.signatures else self.banks[Bank.POSTS].get(content.id, content)
         itself = lately.pop(content.id, None)

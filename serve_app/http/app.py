@@ -12,7 +12,18 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
-from serve_app.http import embeddings, errors, health, moderations, posts
+from serve_app.http import (
+    embeddings,
+    errors,
+    hash_lists,
+    health,
+    indexes,
+    moderations,
+    posts,
+    references,
+    search,
+    shown,
+)
 from serve_app.http.health import Readiness
 from serve_app.http.intake import Intake
 from serve_app.http.limits import BodyCap, Deadline, RequestId
@@ -21,6 +32,7 @@ from serve_app.http.services import Services
 from serve_app.index_worker import IndexWorker
 from serve_app.jobs_worker import JobWorker
 
+NOUNS = (moderations, embeddings, posts, search, indexes, references, hash_lists, shown, health)
 DESCRIPTION = "Moderates posts: seven categories with evidence, from picture, sound and text."
 
 
@@ -45,7 +57,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.worker = worker
     app.state.intake = Intake(services, worker)
     app.state.readiness = Readiness(services)
-    routers = [noun.router for noun in (moderations, embeddings, posts, health)]
+    routers = [noun.router for noun in NOUNS]
     for router in routers:
         app.include_router(router)
     errors.install(app, routers)

@@ -35,6 +35,14 @@ def require(scope: Scope) -> Callable[[Request], Awaitable[None]]:
     return check
 
 
+def is_admin(request: Request) -> bool:
+    """With auth off everybody is."""
+    if services_of(request).settings.auth == "off":
+        return True
+    key: ApiKey | None = getattr(request.state, "api_key", None)
+    return key is not None and key.allows("admin")
+
+
 def caller_of(request: Request) -> str:
     """The API key's id; empty with auth off."""
     key: ApiKey | None = getattr(request.state, "api_key", None)

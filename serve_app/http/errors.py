@@ -40,6 +40,16 @@ class ModelNotFound(NotFound):
     message = "There is no such model."
 
 
+class PartitionNotFound(NotFound):
+    code = "partition_not_found"
+    message = "There is no such partition."
+
+
+class ItemNotFound(NotFound):
+    code = "item_not_found"
+    message = "There is no such item in the partition."
+
+
 class MediaRequired(InvalidInput):
     code = "media_required"
     message = "A post of this content_type needs media: media_url, media_base64 or a multipart part `media`."

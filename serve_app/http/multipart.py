@@ -1,4 +1,4 @@
-"""A post as multipart/form-data: part `post` (JSON) and part `media` (the file), each once, each under its own cap.
+"""multipart/form-data: a part of JSON (such as `post`) and part `media` (the file), each once, under its own cap.
 
 Own collector over python-multipart's parser: unknown, repeated or oversized parts end the request while it streams,
 nothing touches the disk, and the JSON stays bytes, so that a wrong charset is an error and not other letters.
@@ -100,5 +100,5 @@ def _check_charset(name: str, content_type: bytes) -> None:
     message = Message()
     message["content-type"] = content_type.decode("latin-1")
     charset = message.get_content_charset("utf-8")
-    if name == "post" and charset not in ("utf-8", "utf8", "us-ascii"):
-        raise InvalidInput("The part `post` must be JSON in UTF-8.", param="post")
+    if name != "media" and charset not in ("utf-8", "utf8", "us-ascii"):
+        raise InvalidInput(f"The part `{name}` must be JSON in UTF-8.", param=name)

@@ -8,9 +8,25 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
+from serve_app.http import search_schemas
 from serve_app.http.schemas import EmbeddingRequest, ModerationRequest, PostRequest
 
-_REQUESTS: tuple[type[BaseModel], ...] = (EmbeddingRequest, ModerationRequest, PostRequest)
+_REQUESTS: tuple[type[BaseModel], ...] = (
+    EmbeddingRequest,
+    ModerationRequest,
+    PostRequest,
+    search_schemas.SearchRequest,
+    search_schemas.SearchBatchRequest,
+    search_schemas.ItemFields,
+    search_schemas.UpsertItem,
+    search_schemas.DeleteItem,
+    search_schemas.ItemsBatchRequest,
+    search_schemas.ReferenceRequest,
+    search_schemas.ReferencePatch,
+    search_schemas.ReferenceBatchRequest,
+    search_schemas.ShownMark,
+    search_schemas.ShownCheck,
+)
 _REFERENCE = "#/components/schemas/{model}"
 
 

@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse
 from serve_app.http.auth import caller_of, require, services_of
 from serve_app.http.intake import Answer, Caller, Intake
 from serve_app.http.limits import time_left_s
-from serve_app.http.responses import body_of, errors
+from serve_app.http.responses import body_of, errors, multipart_of
 from serve_app.http.schemas import PostStatusBody
 from serve_app.http.submission import read_caller, read_submission
 from serve_app.http.views import status_json, verdict_json
@@ -21,14 +21,6 @@ router = APIRouter(prefix="/v1/posts", tags=["posts"])
 PostId = Annotated[Id, Path(description="The post's id.")]
 Revision = Annotated[int | None, Query(ge=0, le=2**31 - 1, description="Default: the newest one.")]
 _PENDING: dict[int | str, dict[str, Any]] = {202: {"model": PostStatusBody, "description": "Accepted, not yet judged."}}
-_MULTIPART = {
-    "type": "object",
-    "required": ["post"],
-    "properties": {
-        "post": {"$ref": "#/components/schemas/PostRequest"},
-        "media": {"type": "string", "format": "binary"},
-    },
-}
 
 
 @router.post(
@@ -36,7 +28,7 @@ _MULTIPART = {
     response_model=Verdict,
     responses=_PENDING | errors(409, 415, 422, 429),
     dependencies=[Depends(require("ingest"))],
-    openapi_extra=body_of("PostRequest", multipart=_MULTIPART),
+    openapi_extra=body_of("PostRequest", multipart=multipart_of("post", "PostRequest")),
 )
 async def create_post(request: Request) -> Response:
     """Moderate a post and keep the verdict; `Prefer: respond-async` answers 202 as soon as the post is durable."""
@@ -60,11 +52,13 @@ async def read_post(request: Request, post_id: PostId, revision: Revision = None
     return JSONResponse(status_json(state), status_code=200 if state.status == "failed" else 202)
 
 
-@router.delete("/{post_id}", status_code=204, responses=errors(404), dependencies=[Depends(require("admin"))])
+@router.delete("/{post_id}", status_code=204, responses=errors(404, 409), dependencies=[Depends(require("admin"))])
 async def erase_post(request: Request, post_id: PostId) -> Response:
-    """Erase all revisions of a post: media, verdicts, evidence. The audit entry stays."""
+    """Erase all revisions of a post: media, verdicts, evidence, vectors. The audit entry stays."""
     services = services_of(request)
     await services.records.erasures.erase(post_id, caller_of(request) or "anonymous")
+    if request.app.state.index_worker is not None:
+        request.app.state.index_worker.wake()
     await services.records.garbage.sweep(services.media_store.delete)
     return Response(status_code=204)
 

@@ -28,6 +28,18 @@ def errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ErrorBody, "description": _WHY[status]} for status in sorted({*_EVERYWHERE, *statuses})}
 
 
+def multipart_of(part: str, model: str) -> dict[str, Any]:
+    """The schema of a multipart body: the JSON in `part`, the file in `media`."""
+    return {
+        "type": "object",
+        "required": [part],
+        "properties": {
+            part: {"$ref": f"#/components/schemas/{model}"},
+            "media": {"type": "string", "format": "binary"},
+        },
+    }
+
+
 def body_of(model: str, *, multipart: dict[str, Any] | None = None) -> dict[str, Any]:
     """The request body's part of OpenAPI, for routes that parse their body themselves."""
     content: dict[str, Any] = {"application/json": {"schema": {"$ref": f"#/components/schemas/{model}"}}}

@@ -1,8 +1,9 @@
-"""POST /v1/posts, read: JSON or multipart to (Post, MediaSource), and the headers to who asks for what."""
+"""JSON or multipart to what was asked and its media; for POST /v1/posts also the headers to who asks for what."""
 
 from __future__ import annotations
 
 import re
+from typing import TypeVar
 
 from fastapi import Request
 
@@ -11,12 +12,17 @@ from serve_app.http.body import decode_base64, decode_data_url, is_data_url, off
 from serve_app.http.intake import Caller
 from serve_app.http.multipart import is_multipart, read_parts
 from serve_app.http.schemas import PostRequest
+from serve_app.http.search_schemas import MediaFields
 from serve_app.http.settings import HttpSettings
 from serve_app.posts import MediaSource, Post
 
 MAX_URL_CHARS = 8192
 _URL = re.compile(rf"(?=.{{1,{MAX_URL_CHARS}}}$)https?://[^\s\x00-\x20\x7f]+", re.IGNORECASE)
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+
+HasMedia = PostRequest | MediaFields
+Asked = TypeVar("Asked", bound=HasMedia)
 
 
 def read_caller(request: Request, owner: str) -> Caller:
@@ -28,32 +34,39 @@ def read_caller(request: Request, owner: str) -> Caller:
 
 
 async def read_submission(request: Request, settings: HttpSettings) -> tuple[Post, MediaSource | None]:
-    if is_multipart(request):
-        return await _from_multipart(request, settings)
-    asked = await read_json(request, PostRequest)
-    return asked.as_post(), await _read_media(asked, settings)
+    asked, media = await read_with_media(request, PostRequest, "post", settings)
+    return asked.as_post(), media
 
 
-async def _from_multipart(request: Request, settings: HttpSettings) -> tuple[Post, MediaSource | None]:
-    caps = {"post": settings.max_json_bytes, "media": settings.max_media_bytes}
-    parts = await read_parts(request, caps)
-    if "post" not in parts:
-        raise InvalidInput("The multipart request lacks its part `post`.", param="post")
-    asked = parse_json(parts["post"], PostRequest)
-    media = await _read_media(asked, settings)
+async def read_with_media(
+    request: Request, model: type[Asked], part: str, settings: HttpSettings
+) -> tuple[Asked, MediaSource | None]:
+    """A JSON body, or a multipart request with the JSON in `part` and the file in `media`.
+
+    Raises InvalidInput, TooLarge or WrongContentType.
+    """
+    if not is_multipart(request):
+        asked = await read_json(request, model)
+        return asked, await read_media(asked, settings)
+    parts = await read_parts(request, {part: settings.max_json_bytes, "media": settings.max_media_bytes})
+    if part not in parts:
+        raise InvalidInput(f"The multipart request lacks its part `{part}`.", param=part)
+    asked = parse_json(parts[part], model)
+    media = await read_media(asked, settings)
     if "media" not in parts:
-        return asked.as_post(), media
+        return asked, media
     if media is not None:
         raise InvalidInput("Give the media once: as part, media_url or media_base64.", param="media")
-    return asked.as_post(), _bytes(parts["media"], "media")
+    return asked, _bytes(parts["media"], "media")
 
 
-async def _read_media(asked: PostRequest, settings: HttpSettings) -> MediaSource | None:
+async def read_media(asked: HasMedia, settings: HttpSettings) -> MediaSource | None:
+    """What media_url or media_base64 name. Raises InvalidInput, TooLarge."""
     size_bytes = len(asked.media_url or "") + len(asked.media_base64 or "")
     return await off_loop_if_big(size_bytes, _media_of, asked, settings)
 
 
-def _media_of(asked: PostRequest, settings: HttpSettings) -> MediaSource | None:
+def _media_of(asked: HasMedia, settings: HttpSettings) -> MediaSource | None:
     if asked.media_url is not None and asked.media_base64 is not None:
         raise InvalidInput("Give either media_url or media_base64.", param="media_base64")
     if asked.media_base64 is not None:

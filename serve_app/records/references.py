@@ -76,13 +76,17 @@ class ReferenceStore:
         """Raises ReferenceNotFound."""
         return await self._database.read(lambda session: _reference(_found(session, reference_id)))
 
-    async def list(self, after: str = "", limit: int = 100) -> list[Reference]:
+    async def list(self, after: str = "", limit: int = 100, *, quarantined: bool | None = None) -> list[Reference]:
+        """By id; only those that are, or are not, quarantined."""
         query = (
             select(ReferenceRow)
             .where(ReferenceRow.reference_id > after)
             .order_by(ReferenceRow.reference_id)
             .limit(limit)
         )
+        if quarantined is not None:
+            at = ReferenceRow.quarantined_at
+            query = query.where(at.is_not(None) if quarantined else at.is_(None))
         return await self._database.read(lambda session: [_reference(row) for row in session.scalars(query)])
 
     async def change(

@@ -90,6 +90,14 @@ class LegalHoldRow(Table):
     reason: Mapped[str]
 
 
+class ExternalItemRow(Table):
+    """An item of the index that stands for no post, reference or list entry of ours."""
+
+    __tablename__ = "external_items"
+    bank: Mapped[str] = mapped_column(String(16), primary_key=True)
+    item_id: Mapped[str] = mapped_column(ITEM_ID, primary_key=True)
+
+
 class BankChangeRow(Table):
     """When references or hash lists last changed: an older verdict says nothing of what they hold now."""
 
@@ -100,6 +108,7 @@ class BankChangeRow(Table):
 
 __all__ = [
     "BankChangeRow",
+    "ExternalItemRow",
     "HashEntryRow",
     "HashListRow",
     "IndexJobRow",

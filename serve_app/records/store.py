@@ -10,6 +10,7 @@ from sqlalchemy import text
 from serve_app.records.audit import AuditStore
 from serve_app.records.engine import open_database
 from serve_app.records.erasure import ErasureStore
+from serve_app.records.external import ExternalItemStore
 from serve_app.records.garbage import GarbageStore
 from serve_app.records.hash_lists import HashListStore
 from serve_app.records.holds import LegalHoldStore
@@ -41,6 +42,7 @@ class Records:
         self.index_jobs = IndexJobStore(self._database)
         self.references = ReferenceStore(self._database)
         self.hash_lists = HashListStore(self._database)
+        self.external = ExternalItemStore(self._database)
         self.holds = LegalHoldStore(self._database)
 
     @classmethod

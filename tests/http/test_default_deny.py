@@ -9,6 +9,7 @@ import httpx
 import pytest
 from starlette.routing import Route
 
+from serve_app.fake_similarity import FakeSimilarity
 from serve_app.http.app import create_app
 from serve_app.http.services import Services
 from serve_app.http.settings import HttpSettings
@@ -22,12 +23,38 @@ NEEDS: dict[tuple[str, str], Scope] = {
     ("POST", "/v1/posts"): "ingest",
     ("GET", "/v1/posts/{post_id}"): "read",
     ("DELETE", "/v1/posts/{post_id}"): "admin",
+    ("POST", "/v1/search"): "read",
+    ("POST", "/v1/search:batch"): "read",
+    ("GET", "/v1/indexes"): "read",
+    ("GET", "/v1/indexes/{partition}"): "read",
+    ("PUT", "/v1/indexes/{partition}/items/{item_id}"): "admin",
+    ("DELETE", "/v1/indexes/{partition}/items/{item_id}"): "admin",
+    ("POST", "/v1/indexes/{partition}/items:batch"): "admin",
+    ("POST", "/v1/references"): "admin",
+    ("POST", "/v1/references:batch"): "admin",
+    ("GET", "/v1/references"): "read",
+    ("GET", "/v1/references/{reference_id}"): "read",
+    ("PATCH", "/v1/references/{reference_id}"): "admin",
+    ("DELETE", "/v1/references/{reference_id}"): "admin",
+    ("GET", "/v1/hash-lists"): "admin",
+    ("POST", "/v1/hash-lists/{name}"): "admin",
+    ("GET", "/v1/hash-lists/{name}"): "admin",
+    ("DELETE", "/v1/hash-lists/{name}"): "admin",
+    ("POST", "/v1/shown"): "ingest",
+    ("POST", "/v1/shown:check"): "read",
+}
+IDS = {
+    "post_id": "p1",
+    "partition": "posts.any.image.visual",
+    "item_id": "i1",
+    "reference_id": "r1",
+    "name": "list-1",
 }
 
 
 @pytest.fixture
 async def services(tmp_path: Path) -> AsyncIterator[Services]:
-    built = build_services(tmp_path, HttpSettings(auth="keys"))
+    built = build_services(tmp_path, HttpSettings(auth="keys"), index=FakeSimilarity())
     await built.records.start()
     yield built
     await built.records.close()
@@ -69,7 +96,7 @@ def every_path(routes: Sequence[object]) -> list[str]:
 @pytest.mark.parametrize(("method", "path"), NEEDS)
 async def test_without_a_key_it_is_401(client: httpx.AsyncClient, method: str, path: str) -> None:
     for headers in ({}, {"Authorization": "Bearer pk_a_b"}, {"Authorization": "Basic eDp5"}, {"X-API-Key": "x"}):
-        assert (await client.request(method, path.format(post_id="p1"), headers=headers)).status_code == 401
+        assert (await client.request(method, path.format(**IDS), headers=headers)).status_code == 401
 
 
 @pytest.mark.parametrize(("method", "path"), NEEDS)
@@ -77,7 +104,7 @@ async def test_every_other_scope_is_403(client: httpx.AsyncClient, services: Ser
     needed = NEEDS[method, path]
     for scope in SCOPES:
         _, key = await services.records.keys.create_key(scope, [scope])
-        answer = await client.request(method, path.format(post_id="p1"), headers={"X-API-Key": key})
+        answer = await client.request(method, path.format(**IDS), headers={"X-API-Key": key})
         allowed = scope in (needed, "admin")
         assert (answer.status_code != 403) is allowed, (scope, answer.status_code)
         assert answer.status_code != 401

@@ -20,6 +20,7 @@ _TABLES = (
     "hash_lists",
     "index_jobs",
     "legal_holds",
+    "external_items",
     "bank_changes",
 )
 
@@ -99,6 +100,12 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("post_id", name=op.f("pk_legal_holds")),
     )
     op.create_index(op.f("ix_legal_holds_media_sha256"), "legal_holds", ["media_sha256"], unique=False)
+    op.create_table(
+        "external_items",
+        sa.Column("bank", sa.String(length=16), nullable=False),
+        sa.Column("item_id", _ITEM, nullable=False),
+        sa.PrimaryKeyConstraint("bank", "item_id", name=op.f("pk_external_items")),
+    )
     op.create_table(
         "bank_changes",
         sa.Column("bank", sa.String(length=16), nullable=False),
