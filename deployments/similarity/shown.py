@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from deployments.runtime.errors import InvalidInput, NotFound, PartitionConflict, WrongEncoder
+from deployments.similarity.candidates import Scope
 from deployments.similarity.catalog import State
 from deployments.similarity.checks import MAX_K
 from deployments.similarity.content import (
@@ -34,7 +35,7 @@ from deployments.similarity.entries import (
     own,
 )
 from deployments.similarity.errors import IndexDamaged
-from deployments.similarity.matching import Matching, Scope
+from deployments.similarity.matching import Matching
 from deployments.similarity.node_settings import SimilaritySettings
 from deployments.similarity.values import Filter, Item
 from deployments.similarity.watched import WatchedPartitions
