@@ -17,10 +17,12 @@ from deployments.clip.settings import ClipSettings
 from deployments.fusion.settings import LOCAL_ARTEFACT, FusionSettings
 from deployments.media.settings import MediaSettings
 from deployments.runtime.node import NodeSettings
+from deployments.similarity.node_settings import SimilaritySettings
 from deployments.vggish.settings import VggishSettings
 from deployments.xlmr.settings import XlmrSettings
 from serve_app.http.settings import HttpSettings
 from serve_app.profiles import PROFILE_NOTES, Profile, apply_profile
+from serve_app.similarity_settings import IndexingSettings
 
 DATA_DIR = Path("~/.parakh")
 
@@ -75,6 +77,22 @@ class MediaNode(Frozen):
     replicas: Replicas = Field(default_factory=Replicas, description="Its processes.")
 
 
+class SimilarityNode(Frozen):
+    enabled: bool = Field(True, description="Off: posts are neither indexed nor looked up, and its routes answer 404.")
+    settings: SimilaritySettings = Field(default_factory=SimilaritySettings, description="The index and its uses.")
+    indexing: IndexingSettings = Field(default_factory=IndexingSettings, description="What the ingress does for it.")
+    replicas: Replicas = Field(default_factory=lambda: Replicas(max_ongoing_requests=64), description="Its processes.")
+
+    @model_validator(mode="after")
+    def _one_owner(self) -> SimilarityNode:
+        if self.settings.backend == "embedded" and self.replicas.num_replicas != 1:
+            raise ValueError(
+                "replicas.num_replicas: one process owns the embedded index; several share one in Milvus "
+                "(settings.backend: milvus)"
+            )
+        return self
+
+
 class Ingress(Frozen):
     replicas: Replicas = Field(
         default_factory=lambda: Replicas(max_ongoing_requests=64), description="Processes that answer HTTP."
@@ -95,6 +113,7 @@ class AppConfig(Frozen):
     vggish: VggishNode = Field(default_factory=VggishNode, description="The sound node.")
     xlmr: XlmrNode = Field(default_factory=XlmrNode, description="The text node.")
     fusion: FusionNode = Field(default_factory=FusionNode, description="The fusion node.")
+    similarity: SimilarityNode = Field(default_factory=SimilarityNode, description="The similarity node.")
 
     @model_validator(mode="before")
     @classmethod
@@ -111,6 +130,7 @@ class AppConfig(Frozen):
             "records_url": given.get("records_url") or f"sqlite:///{data_dir / 'records.db'}",
             "media_store_url": given.get("media_store_url") or str(data_dir / "media"),
         }
+        located["similarity"] = _with_directory(given.get("similarity", {}), data_dir / "similarity")
         return apply_profile(profile, located, models_dir)
 
     @model_validator(mode="after")
@@ -125,3 +145,11 @@ class AppConfig(Frozen):
     @property
     def profile_note(self) -> str:
         return PROFILE_NOTES[self.profile]
+
+
+def _with_directory(similarity: Any, directory: Path) -> Any:
+    """The index lies in data_dir unless said otherwise; what is no table is left to the field's own validation."""
+    settings = similarity.get("settings", {}) if isinstance(similarity, Mapping) else None
+    if not isinstance(settings, Mapping):
+        return similarity
+    return {**similarity, "settings": {"directory": directory, **settings}}

@@ -26,11 +26,13 @@ from deployments.fusion.head import FusionInput, FusionOutput
 from deployments.media.deployment import MediaDeployment
 from deployments.runtime.errors import NodeUnavailable, Overloaded, ParakhError
 from deployments.runtime.values import Embeddings, ModelCard, NodeStatus, SoundBlock, TextEmbedding
+from deployments.similarity.deployment import SimilarityDeployment
 from deployments.vggish.deployment import VggishDeployment
 from deployments.xlmr.deployment import XlmrDeployment
 from serve_app.config import AppConfig, Replicas
 from serve_app.nodes import Decoded
 from serve_app.posts import MediaSource
+from serve_app.similarity_calls import SimilarityCalls
 
 T = TypeVar("T")
 
@@ -49,7 +51,7 @@ _DIED = (
 
 def bind_nodes(config: AppConfig) -> dict[str, Application]:
     """Node name -> its bound deployment."""
-    return {
+    nodes = {
         "media": scaled(MediaDeployment, config.media.replicas).bind(
             config.media.settings, frame_spec(config.clip.encoder)
         ),
@@ -58,6 +60,10 @@ def bind_nodes(config: AppConfig) -> dict[str, Application]:
         "xlmr": scaled(XlmrDeployment, config.xlmr.replicas).bind(config.xlmr.encoder, config.xlmr.node),
         "fusion": scaled(FusionDeployment, config.fusion.replicas).bind(config.fusion.head),
     }
+    if config.similarity.enabled:
+        similarity = config.similarity
+        nodes["similarity"] = scaled(SimilarityDeployment, similarity.replicas).bind(similarity.settings)
+    return nodes
 
 
 def scaled(deployment: Deployment, replicas: Replicas) -> Deployment:
@@ -84,6 +90,7 @@ class RayNodes:
         self._media = handles["media"].options(_by_reference=True)
         self._clip = handles["clip"].options(_by_reference=True)
         self._vggish = handles["vggish"].options(_by_reference=True)
+        self.similarity = SimilarityCalls(self._ask_similarity) if "similarity" in handles else None
         self._last_success: dict[str, float] = {}
         self._cards: dict[str, ModelCard] = {}
 
@@ -115,6 +122,11 @@ class RayNodes:
 
     async def check_encoders(self, cards: Mapping[str, ModelCard]) -> None:
         await self._answer("fusion", self._handles["fusion"].check_encoders.remote(cards))
+
+    async def _ask_similarity(self, method: str, *arguments: Any, **named: Any) -> Any:
+        """By reference: the vectors of a long video's frames exceed what a call by value may carry."""
+        handle = self._handles["similarity"].options(_by_reference=True)
+        return await _translated(getattr(handle, method).remote(*arguments, **named))
 
     async def status(self) -> list[NodeStatus]:
         return list(await asyncio.gather(*(self._status(name) for name in self._handles)))

@@ -13,9 +13,10 @@ import asyncio
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 from deployments.runtime.errors import NodeUnavailable, ParakhError
-from deployments.similarity.content import Content, Use
+from deployments.similarity.content import Content, Stage, Use
 from serve_app.contents import digests_of, listed_report, match_report, same_bytes_report
 from serve_app.posts import MatchReport, Post, ReuseReport, SimilarityReport, Verdict
 from serve_app.similarity import MATCH_USES, Digests, KnownContent, NothingKnown, SameContent, Similarity
@@ -46,13 +47,43 @@ class Known:
     error: ParakhError | None = None
 
 
+class LookupObserver(Protocol):
+    """Counts; never with a post's id."""
+
+    def matched(self, use: str, stage: str) -> None: ...
+
+    def reused(self) -> None:
+        """A verdict that no encoder had to run for."""
+        ...
+
+    def search_failed(self) -> None: ...
+
+
+class Unobserved:
+    def matched(self, use: str, stage: str) -> None: ...
+
+    def reused(self) -> None: ...
+
+    def search_failed(self) -> None: ...
+
+
 class Lookup:
     """`similarity` None: nothing is searched, and the verdict says `off`."""
 
-    def __init__(self, similarity: Similarity | None, known: KnownContent | None = None, *, reuse: bool = True) -> None:
+    def __init__(
+        self,
+        similarity: Similarity | None,
+        known: KnownContent | None = None,
+        *,
+        reuse: bool = True,
+        timeout_s: float = 5.0,
+        observer: LookupObserver | None = None,
+    ) -> None:
         self._similarity = similarity
         self._known = known or NothingKnown()
         self._reuse = reuse
+        self._timeout_s = timeout_s
+        self._observer = observer or Unobserved()
 
     async def known(self, post: Post, data: bytes, policy_version: str) -> Known:
         """Before anything is decoded."""
@@ -76,19 +107,36 @@ class Lookup:
     async def listed(self, digests: Digests) -> Known:
         try:
             entries = await self._known.listed(digests)
+            for _ in entries:
+                self._observer.matched(Use.KNOWN_BAD, Stage.DIGEST)
             return Known(listed=[listed_report(entry) for entry in entries], sha256=digests.sha256)
         except NodeUnavailable as error:
             return Known(error=error)
 
     async def matches(self, content: Content) -> Found:
         """Never raises: a search that failed says so."""
+        found = await self._matches(content)
+        for match in found.matches:
+            self._observer.matched(match.use, match.stage)
+        if found.status.status == "failed":
+            self._observer.search_failed()
+        return found
+
+    def reused(self) -> None:
+        self._observer.reused()
+
+    async def _matches(self, content: Content) -> Found:
         if self._similarity is None:
             return Found()
         try:
-            answer = await self._similarity.match(content, MATCH_USES)
+            async with asyncio.timeout(self._timeout_s):
+                answer = await self._similarity.match(content, MATCH_USES)
             reports = [match_report(match) for match in answer.matches if not _itself(match.use, match.id, content)]
             reports.sort(key=lambda report: _RANK.get(Use(report.use), len(_RANK)))  # stable: best first within a use
             actions = await self._known.actions({match.id for match in reports if match.use == Use.DUPLICATE})
+        except TimeoutError:
+            unavailable = NodeUnavailable(f"The index did not answer within {self._timeout_s:g} s.")
+            return Found(status=SimilarityReport(status="failed", reason=str(unavailable)), error=unavailable)
         except ParakhError as error:
             return Found(status=SimilarityReport(status="failed", reason=str(error)), error=error)
         except Exception:  # a search must not cost the verdict, whatever it ran into

@@ -384,6 +384,7 @@ class Pipeline:
         )
 
     def _reused(self, post: Post, original: Verdict) -> Judgement:
+        self._lookup.reused()
         now = datetime.now(UTC)
         reuse = reuse_of(original)
         verdict = original.model_copy(

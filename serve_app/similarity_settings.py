@@ -11,6 +11,9 @@ class IndexingSettings(BaseModel):
     reuse_verdicts: bool = Field(
         True, description="An exact re-upload, judged before by the same models and policy, skips the encoders."
     )
+    match_timeout_s: float = Field(
+        5.0, gt=0, description="How long a verdict waits for the search for matches, in seconds; then it says `failed`."
+    )
     poll_s: float = Field(0.1, gt=0, le=1, description="Pause between two looks for index jobs, in seconds.")
     batch: int = Field(32, ge=1, le=1024, description="Index jobs one ingress replica takes at once.")
     busy_s: float = Field(30.0, ge=1, description="After how long a worker that has a job counts as dead, in seconds.")
