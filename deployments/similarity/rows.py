@@ -37,7 +37,7 @@ class FixedRows:
         return row
 
     def take(self, positions: NDArray[np.intp]) -> FixedRows:
-        return FixedRows(self.matrix[positions])
+        return FixedRows(self.matrix.take(positions, axis=0))
 
     @property
     def nbytes(self) -> int:

@@ -14,11 +14,13 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from deployments.runtime.errors import InvalidInput
+from deployments.similarity.halves import single
 from deployments.similarity.rows import FixedRows, RaggedRows, Rows
 from deployments.similarity.settings import IndexSettings, Metric
 
 MAX_SET_SIZE = 4096
 SIGNATURE_BITS = 1024
+_SMALL = 1e-18  # a norm whose square is no subnormal
 
 
 class Space(ABC):
@@ -51,6 +53,15 @@ class Space(ABC):
     @abstractmethod
     def scores(self, query: NDArray[Any], rows: Rows) -> NDArray[np.float32]:
         """(n,) exact scores of `query` (a result of `query`) against rows."""
+
+    def grouped_scores(self, queries: Sequence[NDArray[Any]], rows: Rows, counts: Sequence[int]) -> NDArray[np.float32]:
+        """(len(rows),) the first counts[0] rows against the first query, the next counts[1] against the second, ..."""
+        ends = np.cumsum(counts).tolist()
+        groups = [
+            self.scores(query, rows.take(np.arange(end - count, end)))
+            for query, count, end in zip(queries, counts, ends, strict=True)
+        ]
+        return np.concatenate(groups)
 
     def query(self, vector: NDArray[Any]) -> NDArray[Any]:
         """A query at full precision. Raises InvalidInput."""
@@ -119,12 +130,39 @@ class _FloatSpace(Space):
         return query
 
     def codes_input(self, rows: Rows) -> NDArray[Any]:
-        return np.ascontiguousarray(_matrix(rows), dtype=np.float32)
+        return single(_matrix(rows))
+
+    def scores(self, query: NDArray[Any], rows: Rows) -> NDArray[np.float32]:
+        return self._bounded(self._raw(query, single(_matrix(rows))))
+
+    def grouped_scores(self, queries: Sequence[NDArray[Any]], rows: Rows, counts: Sequence[int]) -> NDArray[np.float32]:
+        matrix = single(_matrix(rows))
+        scores = np.empty(len(matrix), np.float32)
+        start = 0
+        for query, count in zip(queries, counts, strict=True):
+            scores[start : start + count] = self._raw(query, matrix[start : start + count])
+            start += count
+        return self._bounded(scores)
+
+    @abstractmethod
+    def _raw(self, query: NDArray[Any], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+        """(n,) as the arithmetic gives them."""
+
+    def _bounded(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Within the metric's range, which rounding may leave."""
+        return scores
 
 
 class CosineSpace(_FloatSpace):
     metric = "cosine"
     higher_is_better = True
+
+    def queries(self, vectors: NDArray[Any] | Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
+        if isinstance(vectors, np.ndarray) and vectors.dtype == np.float32 and vectors.shape[1:] == (self.dimension,):
+            norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
+            if np.isfinite(norms).all() and norms.min(initial=np.inf) > _SMALL:
+                return list((vectors / norms[:, None]).astype(np.float32))
+        return super().queries(vectors)  # which says what is wrong with them
 
     def query(self, vector: NDArray[Any]) -> NDArray[Any]:
         query = super().query(vector)
@@ -134,18 +172,19 @@ class CosineSpace(_FloatSpace):
         normalised: NDArray[np.float32] = (query.astype(np.float64) / norm).astype(np.float32)
         return normalised
 
-    def scores(self, query: NDArray[Any], rows: Rows) -> NDArray[np.float32]:
-        cosines: NDArray[np.float32] = np.clip(_matrix(rows).astype(np.float32) @ query, -1.0, 1.0)
-        return cosines
+    def _raw(self, query: NDArray[Any], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+        return matrix.dot(query)
+
+    def _bounded(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        return scores.clip(-1.0, 1.0)
 
 
 class InnerProductSpace(_FloatSpace):
     metric = "inner_product"
     higher_is_better = True
 
-    def scores(self, query: NDArray[Any], rows: Rows) -> NDArray[np.float32]:
-        product: NDArray[np.float32] = _matrix(rows).astype(np.float32) @ query
-        return product
+    def _raw(self, query: NDArray[Any], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+        return matrix.dot(query)
 
 
 class L2Space(_FloatSpace):
@@ -154,8 +193,8 @@ class L2Space(_FloatSpace):
     metric = "l2"
     higher_is_better = False
 
-    def scores(self, query: NDArray[Any], rows: Rows) -> NDArray[np.float32]:
-        difference = _matrix(rows).astype(np.float32) - query
+    def _raw(self, query: NDArray[Any], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+        difference = matrix - query
         distances: NDArray[np.float32] = np.sqrt(np.einsum("nd,nd->n", difference, difference))
         return distances
 
