@@ -22,11 +22,14 @@ Result = TypeVar("Result")
 
 
 class GroupCommit(Generic[Op, Result]):
-    """`commit` gets a batch of operations and answers each, on one thread; where it raises, all of the batch fail."""
+    """`commit` gets a batch of operations and answers each, on one thread; where it raises, all of the batch fail.
+
+    An answer that is an exception fails its own operation.
+    """
 
     def __init__(
         self,
-        commit: Callable[[list[Op]], Sequence[Result]],
+        commit: Callable[[list[Op]], Sequence[Result | BaseException]],
         weight: Callable[[Op], int],
         *,
         max_weight: int = 2048,
@@ -96,4 +99,7 @@ class GroupCommit(Generic[Op, Result]):
                 future.set_exception(error)
             return
         for (_, future), result in zip(batch, results, strict=True):
-            future.set_result(result)
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)

@@ -7,7 +7,9 @@ and rewrites segments, and swaps each result into the view. A restart opens the 
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -21,12 +23,13 @@ from deployments.similarity.checks import check_id, checked_items, checked_searc
 from deployments.similarity.codes import Codes
 from deployments.similarity.commits import GroupCommit
 from deployments.similarity.content import EncoderId
-from deployments.similarity.errors import IndexClosed
+from deployments.similarity.errors import IndexClosed, IndexUnwritable
 from deployments.similarity.recovery import recovered
 from deployments.similarity.segment import SegmentFiles
 from deployments.similarity.settings import IndexSettings
 from deployments.similarity.spaces import Space, space_of
-from deployments.similarity.store import RowStore, StoredRow, Written, item_of
+from deployments.similarity.store import RowStore, sound_frames
+from deployments.similarity.stored import StoredRow, Written, frames_of, item_of
 from deployments.similarity.table import Codebook, Codebooks
 from deployments.similarity.upkeep import Upkeep
 from deployments.similarity.values import Filter, IndexStats, Item, Neighbours
@@ -39,6 +42,7 @@ MAX_SEALED_BUFFERS = 64
 """So many full buffers wait for the upkeep before writes wait for it, too."""
 
 _RESTLESS_TRIES = 3
+_UNSURE = ("SQLITE_IOERR_FSYNC", "SQLITE_IOERR_DIR_FSYNC", "SQLITE_IOERR_TRUNCATE")
 
 
 class EmbeddedIndex:
@@ -74,6 +78,7 @@ class EmbeddedIndex:
         self._version = 0  # of what was written
         self._failed: BaseException | None = None
         self._closed = False
+        self._closing = threading.Lock()
         self._room = threading.Condition()
         self._loading = False
         try:
@@ -115,12 +120,8 @@ class EmbeddedIndex:
 
     def get(self, ids: Sequence[str]) -> dict[str, Item]:
         with self._open():
-            rows = self._store.by_ids(list(dict.fromkeys(ids)))
-            for row in rows.values():
-                if not row.sound:
-                    raise self.upkeep.damage(f"row {row.seq} ({row.id!r})")
-            frames = self._store.frames([row.seq for row in rows.values()])
-            return {row.id: item_of(row, self._space.unpack(row.vector), frames.get(row.seq)) for row in rows.values()}
+            found = self._store.with_frames(list(dict.fromkeys(ids)))
+            return {row.id: self._item(row, frames) for row, frames in found}
 
     def search(
         self,
@@ -136,9 +137,11 @@ class EmbeddedIndex:
         checked = checked_search(self._space, queries, k, threshold)
         if filter is not None and filter.empty:
             filter = None
+        if self._closed:
+            raise IndexClosed
+        if not checked:
+            return []
         with self._open():
-            if not checked:
-                return []
             excluded = self._store.seqs_of(filter.exclude_ids) if filter is not None and filter.exclude_ids else []
             for _ in range(_RESTLESS_TRIES):
                 version = self._version
@@ -166,13 +169,13 @@ class EmbeddedIndex:
     def stats(self) -> IndexStats:
         view = self._view
         tables = [part.table for part in view.parts()] + [buffer.view()[0] for buffer in view.buffers()]
-        newest = [float(table.created_at[table.alive].max()) for table in tables if table.alive.any()]
+        newest = [float(living.max()) for table in tables if len(living := table.created_at[table.alive])]
         codes = sum(self._codes.memory_bytes(part.index) + part.table.alive.nbytes for part in view.parts())
         template = max((part.template for part in view.segments if part.template), key=lambda t: t.rows, default=None)
         return IndexStats(
             items=self.count(),
             memory_bytes=codes + sum(buffer.nbytes for buffer in view.buffers()) + self.upkeep.gathered_bytes,
-            disk_bytes=sum(path.stat().st_size for path in self.directory.rglob("*") if path.is_file()),
+            disk_bytes=_size_bytes(self.directory),
             buffered=sum(len(buffer) - buffer.dead for buffer in view.buffers()),
             deleted=sum(part.dead for part in view.parts()),
             segments=len(view.segments),
@@ -186,6 +189,8 @@ class EmbeddedIndex:
                 "nlist": getattr(template.index, "nlist", None) if template else None,
                 "merge_seconds": self.upkeep.merge_s,
                 "repaired": self.repaired,
+                "damage": self.upkeep.damaged,
+                "errors": self._errors(),
             },
         )
 
@@ -196,12 +201,13 @@ class EmbeddedIndex:
         """
         loaded = 0
         with self.upkeep.paused():
-            self.seal()
-            self.upkeep.gather()
-            self.upkeep.freeze()
-            self.between_writes(lambda: setattr(self, "_loading", True))
+            self.between_writes(self._begin_load)
             try:
+                self.upkeep.gather()
+                self.upkeep.freeze()
                 for batch in batches:
+                    if self._closed:
+                        raise IndexClosed
                     checked = checked_items(self._space, batch)
                     if checked:
                         self._commits.submit(checked).result()
@@ -213,11 +219,12 @@ class EmbeddedIndex:
         return loaded
 
     def close(self) -> None:
-        if self._closed:
-            return
+        with self._closing:
+            if self._closed:
+                return
+            self._closed = True
         self.upkeep.stop()
         self._commits.close()
-        self._closed = True
         self._store.close()
 
     # --- for the upkeep ---
@@ -260,33 +267,48 @@ class EmbeddedIndex:
     def _written(self, operation: _Operation) -> Written:
         with self._room:
             while len(self._view.sealed) >= MAX_SEALED_BUFFERS and self.upkeep.running and not self._closed:
+                if self.upkeep.stuck is not None:
+                    raise IndexUnwritable(
+                        "The index cannot make room for writes: its upkeep fails; see its statistics."
+                    )
                 self._room.wait(1.0)
         return self._commits.submit(operation).result()
 
-    def _commit(self, operations: list[_Operation]) -> list[Written]:
+    def _commit(self, operations: list[_Operation]) -> list[Written | BaseException]:
         if self._failed is not None:
             raise IndexClosed("A write to the index's disk failed; it must be opened anew.") from self._failed
         if any(callable(operation) for operation in operations):
-            return [one for operation in operations for one in self._one_by_one(operation)]
+            return [self._alone(operation) for operation in operations]
         try:
             written = self._store.write(operations)  # type: ignore[arg-type]  # none is callable
-        except sqlite3.OperationalError as error:  # disk full, for one: rolled back, nothing changed
-            if self._store.in_step():
-                raise IndexClosed("The index could not write to its disk; nothing was changed.") from error
-            self._failed = error
-            raise
+        except sqlite3.Error as error:  # disk full, for one: rolled back, nothing changed
+            if _unsure(error) or not self._store.in_step():
+                self._failed = error
+                raise
+            if len(operations) > 1:
+                return [self._alone(operation) for operation in operations]
+            if isinstance(error, sqlite3.OperationalError):
+                raise IndexUnwritable from error
+            raise self.upkeep.damage("rows.db") from error
         except BaseException as error:
             self._failed = error
             raise
-        for one in written:
-            self._follow(one)
-        return written
+        try:
+            for one in written:
+                self._follow(one)
+        except BaseException as error:  # the store is ahead of the view for good
+            self._failed = error
+            raise
+        return list(written)
 
-    def _one_by_one(self, operation: _Operation) -> list[Written]:
-        if not callable(operation):
-            return self._commit([operation])
-        operation()
-        return [Written()]
+    def _alone(self, operation: _Operation) -> Written | BaseException:
+        try:
+            if not callable(operation):
+                return self._commit([operation])[0]
+            operation()
+        except Exception as error:  # noqa: BLE001  # its own caller hears of it, the others of theirs
+            return error
+        return Written()
 
     def _follow(self, written: Written) -> None:
         """The store is ahead: bring the view level. New rows appear before the ones they replace go."""
@@ -312,15 +334,34 @@ class EmbeddedIndex:
         self.swap(lambda view: dataclasses.replace(view, sealed=(*view.sealed, view.buffer), buffer=fresh))
         self.upkeep.wake()
 
+    def _begin_load(self) -> None:
+        """From here on rows go to the store alone: those before are sealed, and will be in segments."""
+        if len(self._view.buffer):
+            self._seal()
+        self._loading = True
+
     def _end_load(self) -> None:
         """Rows that came after the last were indexed go to the buffer; rows that died unseen are buried."""
-        for batch in self._store.rows(self._store.covered_seq()):
-            self._append(batch)
-        with self._lock:
-            for seq in self._store.tombstones():
-                any(part.kill(seq) for part in self._view.newest_first())
-            self._version += 1
-        self._loading = False
+        try:
+            for batch in self._store.rows(self.upkeep.last_gathered_seq):
+                self._append([row for row in batch if row.sound or self.upkeep.damage(f"row {row.seq}") is None])
+            with self._lock:
+                for seq in self._store.tombstones():
+                    any(part.kill(seq) for part in self._view.newest_first())
+                self._version += 1
+        finally:
+            self._loading = False
+
+    def _item(self, row: StoredRow, frames: bytes | None) -> Item:
+        if not row.sound:
+            raise self.upkeep.damage(f"row {row.seq} ({row.id!r})")
+        if not sound_frames(row, frames):
+            raise self.upkeep.damage(f"the frame vectors of row {row.seq} ({row.id!r})")
+        return item_of(row, self._space.unpack(row.vector), frames_of(frames) if frames is not None else None)
+
+    def _errors(self) -> list[str]:
+        failed = [f"a write failed: {self._failed}"] if self._failed is not None else []
+        return [*failed, *self.upkeep.errors.values()]
 
     def _new_buffer(self) -> Buffer:
         width = 4 * (self._space.row_width or 256) if not self._space.binary else self._space.code_dimension // 8
@@ -334,6 +375,21 @@ class EmbeddedIndex:
             yield
         except sqlite3.ProgrammingError as error:  # closed while one read
             raise IndexClosed from error
+
+
+def _unsure(error: sqlite3.Error) -> bool:
+    """Whether the disk may or may not have taken the commit: a flush that failed tells nothing about what is there."""
+    return getattr(error, "sqlite_errorname", "") in _UNSURE
+
+
+def _size_bytes(directory: Path) -> int:
+    """Of all files; those that go away meanwhile count nothing."""
+    size = 0
+    for folder, _, names in os.walk(directory):
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                size += os.stat(os.path.join(folder, name)).st_size
+    return size
 
 
 def _identity(settings: IndexSettings, space: Space, encoder: EncoderId) -> Mapping[str, str]:

@@ -16,7 +16,14 @@ class IndexDamaged(NodeUnavailable):
 
 
 class IndexClosed(NodeUnavailable):
-    """The index was closed, or a write to its disk failed: it must be opened anew."""
+    """The index was closed, or what a write left on its disk is not known: it must be opened anew."""
 
     code = "index_closed"
     message = "The index is closed."
+
+
+class IndexUnwritable(NodeUnavailable):
+    """The disk is full, or refuses: nothing of the write was kept. The next one may succeed."""
+
+    code = "index_unwritable"
+    message = "The index could not write to its disk; nothing was changed."

@@ -15,7 +15,7 @@ from deployments.similarity.codes import Codes, Template
 from deployments.similarity.segment import Part, Source
 from deployments.similarity.settings import IndexSettings
 from deployments.similarity.spaces import Space
-from deployments.similarity.store import StoredRow
+from deployments.similarity.stored import StoredRow
 from deployments.similarity.table import Codebooks, GrowingTable
 
 _MAX_BYTES = 32 << 20
@@ -46,6 +46,11 @@ class Gathered:
         return self._table.capacity - self._table.count
 
     @property
+    def last_seq(self) -> int:
+        """0 where nothing is gathered."""
+        return int(self._table.view().seqs[-1]) if len(self) else 0
+
+    @property
     def nbytes(self) -> int:
         return self._table.view().rows.nbytes + self._table.count * 40
 
@@ -59,12 +64,16 @@ class Gathered:
 
     def add(self, sources: Sequence[Source]) -> None:
         """Rows of buffers or of another part, in order of seq; `part` shows them."""
-        index = self._codes.copy(self._index)
-        for source in sources:
-            for start in range(0, len(source.positions), _CHUNK):
-                positions = source.positions[start : start + _CHUNK]
-                self._index_rows(index, self._space.codes_input(source.part.table.rows.take(positions)))
-                self._table.extend(source.part.table, positions)
+        index, before = self._codes.copy(self._index), len(self)
+        try:
+            for source in sources:
+                for start in range(0, len(source.positions), _CHUNK):
+                    positions = source.positions[start : start + _CHUNK]
+                    self._index_rows(index, self._space.codes_input(source.part.table.rows.take(positions)))
+                    self._table.extend(source.part.table, positions)
+        except BaseException:  # else the table were ahead of the index for ever
+            self._table.shorten(before)
+            raise
         self._index = index
 
     def part(self, before: Part | None) -> Part | None:

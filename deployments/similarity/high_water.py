@@ -36,11 +36,15 @@ class HighWater:
     """The mark's file. One writer."""
 
     def __init__(self, path: Path) -> None:
-        new = not path.exists()
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        if new:
-            os.ftruncate(self._file, 2 * _BLOCK)
-            os.fsync(self._file)
+        if os.fstat(self._file).st_size < 2 * _BLOCK:  # new, or its making was cut short: it held no mark yet
+            self._reserve()
+            flush(path.parent)
+
+    @property
+    def torn_slots(self) -> int:
+        """Slots that were written and are not whole: one after a crash in a write; by damage otherwise."""
+        return sum(any(self._data(slot)) and self._slot(slot) is None for slot in (0, 1))
 
     def read(self) -> Mark | None:
         """The newest whole slot; None where there is none."""
@@ -55,9 +59,27 @@ class HighWater:
     def close(self) -> None:
         os.close(self._file)
 
+    def _reserve(self) -> None:
+        """Both blocks written once, so that a full disk never meets a mark."""
+        size = os.fstat(self._file).st_size
+        os.pwrite(self._file, bytes(2 * _BLOCK - size), size)
+        os.fsync(self._file)
+
+    def _data(self, slot: int) -> bytes:
+        return os.pread(self._file, _SLOT.size, slot * _BLOCK)
+
     def _slot(self, slot: int) -> Mark | None:
-        data = os.pread(self._file, _SLOT.size, slot * _BLOCK)
+        data = self._data(slot)
         if len(data) < _SLOT.size or hashlib.blake2b(data[:-8], digest_size=8).digest() != data[-8:]:
             return None
         magic, commit, last_seq, items, digest, _ = _SLOT.unpack(data)
         return Mark(commit, last_seq, items, digest) if magic == _MAGIC else None
+
+
+def flush(path: Path) -> None:
+    """The file or directory is on the disk on return."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,13 +21,14 @@ from deployments.similarity import codes as faiss_codes
 from deployments.similarity import rows as row_files
 from deployments.similarity.codes import Codes, Template
 from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.high_water import flush
 from deployments.similarity.rows import FixedRows, Rows, concatenated
 from deployments.similarity.spaces import Space
-from deployments.similarity.store import SegmentEntry
+from deployments.similarity.stored import SegmentEntry
 from deployments.similarity.table import Codebooks, Table
 
 _INDEX = "codes.faiss"
-_COLUMNS = ("seqs", "created_at", "languages", "content_types", "checksums", "lists")
+_COLUMNS = ("seqs", "created_at", "languages", "content_types", "checksums")
 _CHUNK = 4096
 
 
@@ -96,7 +96,9 @@ class SegmentFiles:
         self._space = space
         self._codes = codes
         self._books = books
-        directory.mkdir(exist_ok=True)
+        if not directory.exists():
+            directory.mkdir()
+            flush(directory.parent)
 
     def build(
         self,
@@ -132,12 +134,20 @@ class SegmentFiles:
     def open(self, entry: SegmentEntry, templates: Mapping[str, Template]) -> Part:
         """Raises IndexDamaged where a file is missing or not what was written. All rows alive."""
         directory = self._directory / entry.name
-        for file, digest in entry.manifest["files"].items():
-            path = directory / file
-            if not path.exists() or sha256_of(path) != digest:
-                raise IndexDamaged(f"segment {entry.name}: {file} is missing or damaged")
+        for file in entry.manifest["files"]:
+            check_file(directory, entry, file)
         index = faiss_codes.read(str(directory / _INDEX), self._space.binary)
         return self._opened(entry, index, self._template(index, entry.manifest["template"], templates))
+
+    def whole(self, entry: SegmentEntry) -> bool:
+        """Whether every file on the disk is what was written; the codes in memory were read once and are not asked."""
+        try:
+            for file in entry.manifest["files"]:
+                if file != _INDEX:
+                    check_file(self._directory / entry.name, entry, file)
+        except (IndexDamaged, OSError):
+            return False
+        return True
 
     def remove(self, name: str) -> None:
         shutil.rmtree(self._directory / name, ignore_errors=True)
@@ -156,24 +166,11 @@ class SegmentFiles:
         return self._directory / name
 
     def _opened(self, entry: SegmentEntry, index: Any, template: Template | None) -> Part:
-        directory = self._directory / entry.name
-        arrays = {name: row_files.mapped(directory / f"{name}.npy") for name in _COLUMNS}
-        rows = row_files.load(directory)
-        if index.ntotal != len(arrays["seqs"]):
+        table = read_table(self._directory / entry.name, entry, self._books)
+        if index.ntotal != len(table):
             raise IndexDamaged(f"segment {entry.name}: its parts do not belong together")
-        table = Table(
-            seqs=arrays["seqs"],
-            ids=_IdFile(directory),
-            created_at=arrays["created_at"],
-            languages=self._recoded(arrays["languages"], entry.manifest["languages"], self._books.languages.code),
-            content_types=self._recoded(
-                arrays["content_types"], entry.manifest["content_types"], self._books.content_types.code
-            ),
-            checksums=arrays["checksums"],
-            rows=rows,
-            alive=np.ones(len(arrays["seqs"]), np.bool_),
-        )
-        return Part(table, index, template, arrays["lists"], entry)
+        lists = row_files.mapped(self._directory / entry.name / "lists.npy")
+        return Part(table, index, template, lists, entry)
 
     def _template(
         self, index: Any, described: Mapping[str, Any] | None, templates: Mapping[str, Template]
@@ -197,18 +194,12 @@ class SegmentFiles:
     ) -> Part:
         temporary, final = self._directory / f".{name}", self._directory / name
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
-        faiss_codes.write(index, str(temporary / _INDEX), self._space.binary)
-        for column in ("seqs", "created_at", "languages", "content_types", "checksums"):
-            parts = [getattr(source.part.table, column)[source.positions] for source in sources]
-            np.save(temporary / f"{column}.npy", np.concatenate(parts), allow_pickle=False)
-        np.save(temporary / "lists.npy", lists, allow_pickle=False)
-        _write_rows(temporary, sources)
-        _write_ids(temporary, sources)
-        files = {path.name: sha256_of(path) for path in sorted(temporary.iterdir())}
-        for path in [*temporary.iterdir(), temporary]:
-            flush(path)
-        temporary.rename(final)
+        try:
+            files = self._write_files(temporary, sources, index, lists)
+            temporary.rename(final)
+        except BaseException:  # on a full disk, what was written of it is in the way of what comes
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
         flush(self._directory)
         seqs = np.load(final / "seqs.npy")
         manifest = {
@@ -222,41 +213,68 @@ class SegmentFiles:
         entry = SegmentEntry(name, int(seqs[0]), int(seqs[-1]), manifest)
         return self._opened(entry, index, template)
 
-    @staticmethod
-    def _recoded(codes: NDArray[np.uint16], texts: Sequence[str], code_of: Callable[[str], int]) -> NDArray[np.uint16]:
-        new = np.array([code_of(text) for text in texts], np.uint16)
-        if np.array_equal(new, np.arange(len(new))):
-            return codes
-        return new[codes]
+    def _write_files(
+        self, directory: Path, sources: Sequence[Source], index: Any, lists: NDArray[np.int32]
+    ) -> dict[str, str]:
+        """File -> SHA-256; all of them on the disk on return."""
+        directory.mkdir()
+        faiss_codes.write(index, str(directory / _INDEX), self._space.binary)
+        for column in ("seqs", "created_at", "languages", "content_types", "checksums"):
+            parts = [getattr(source.part.table, column)[source.positions] for source in sources]
+            np.save(directory / f"{column}.npy", np.concatenate(parts), allow_pickle=False)
+        np.save(directory / "lists.npy", lists, allow_pickle=False)
+        _write_rows(directory, sources)
+        _write_ids(directory, sources)
+        for path in [*directory.iterdir(), directory]:
+            flush(path)
+        return {path.name: sha256_of(path) for path in sorted(directory.iterdir())}
 
 
 class _IdFile:
     """Ids end to end in one file, read where they lie."""
 
     def __init__(self, directory: Path) -> None:
-        self._bytes = row_files.mapped(directory / "ids.npy")
-        self._ends = row_files.mapped(directory / "id_ends.npy")
+        self._bytes = memoryview(row_files.mapped(directory / "ids.npy"))  # type: ignore[arg-type]
+        self._ends = memoryview(row_files.mapped(directory / "id_ends.npy"))  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self._ends)
 
     def __getitem__(self, position: int) -> str:
-        start = int(self._ends[position - 1]) if position else 0
-        return str(self._bytes[start : int(self._ends[position])].tobytes(), "utf-8")
+        start = self._ends[position - 1] if position else 0
+        return str(self._bytes[start : self._ends[position]], "utf-8")
+
+
+def check_file(directory: Path, entry: SegmentEntry, file: str) -> None:
+    """Raises IndexDamaged where it is not what was written."""
+    path = directory / file
+    if not path.exists() or sha256_of(path) != entry.manifest["files"][file]:
+        raise IndexDamaged(f"segment {entry.name}: {file} is missing or damaged")
+
+
+def read_table(directory: Path, entry: SegmentEntry, books: Codebooks) -> Table:
+    """The columns of a segment; all rows alive."""
+    arrays = {name: row_files.mapped(directory / f"{name}.npy") for name in _COLUMNS}
+    return Table(
+        seqs=arrays["seqs"],
+        ids=_IdFile(directory),
+        created_at=arrays["created_at"],
+        languages=_recoded(arrays["languages"], entry.manifest["languages"], books.languages.code),
+        content_types=_recoded(arrays["content_types"], entry.manifest["content_types"], books.content_types.code),
+        checksums=arrays["checksums"],
+        rows=row_files.load(directory),
+        alive=np.ones(len(arrays["seqs"]), np.bool_),
+    )
+
+
+def _recoded(codes: NDArray[np.uint16], texts: Sequence[str], code_of: Callable[[str], int]) -> NDArray[np.uint16]:
+    new = np.array([code_of(text) for text in texts], np.uint16)
+    return codes if np.array_equal(new, np.arange(len(new))) else new[codes]
 
 
 def sha256_of(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def flush(path: Path) -> None:
-    """The file or directory is on the disk on return."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _write_rows(directory: Path, sources: Sequence[Source]) -> None:

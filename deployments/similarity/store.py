@@ -3,108 +3,106 @@
 WAL with `synchronous=FULL`: a commit survives power loss. FAISS segments are a cache of it, named here in the same
 transaction that says which rows they cover. Rows are numbered by `seq`, which is never used twice: replacing an item
 gives it a new one. One thread writes; any may read.
+
+A database that does not reach as far as was acknowledged is refused before anything is opened for writing: SQLite
+would checkpoint on closing, and with that throw away what is left of a damaged write-ahead log.
 """
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
-import io
 import json
 import sqlite3
-import struct
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import numpy as np
+from urllib.parse import quote
 
 from deployments.runtime.errors import InvalidInput
-from deployments.similarity.checks import attributes_json
 from deployments.similarity.errors import IndexDamaged
 from deployments.similarity.high_water import HighWater, Mark
-from deployments.similarity.values import FrameVectors, Item
+from deployments.similarity.stored import (
+    SegmentEntry,
+    StoredRow,
+    Written,
+    frames_bytes,
+    frames_checksum,
+    from_blob,
+    row_columns,
+    row_of,
+    stored_row,
+    to_blob,
+)
+from deployments.similarity.values import Item
 
 FORMAT = 1
+ROWS = "rows.db"
+HIGH_WATER = "high-water"
 _MODULO = 1 << 64
 _SCHEMA = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE state (one INTEGER PRIMARY KEY CHECK (one = 1), commits INTEGER NOT NULL, last_seq INTEGER NOT NULL,
     items INTEGER NOT NULL, digest BLOB NOT NULL, covered_seq INTEGER NOT NULL);
 CREATE TABLE rows (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, created_at REAL NOT NULL, language TEXT NOT NULL,
-    content_type TEXT NOT NULL, attributes TEXT NOT NULL, vector BLOB NOT NULL, checksum BLOB NOT NULL);
-CREATE TABLE frames (seq INTEGER PRIMARY KEY, data BLOB NOT NULL, checksum BLOB NOT NULL);
+    content_type TEXT NOT NULL, attributes TEXT NOT NULL, vector BLOB NOT NULL, frames BLOB NOT NULL,
+    checksum BLOB NOT NULL);
+CREATE TABLE frames (seq INTEGER PRIMARY KEY, data BLOB NOT NULL);
 CREATE TABLE tombstones (seq INTEGER PRIMARY KEY);
 CREATE TABLE segments (name TEXT PRIMARY KEY, first_seq INTEGER NOT NULL, last_seq INTEGER NOT NULL,
-    manifest TEXT NOT NULL) WITHOUT ROWID;
+    manifest TEXT NOT NULL, checksum BLOB NOT NULL) WITHOUT ROWID;
 INSERT INTO state VALUES (1, 0, 0, 0, x'0000000000000000', 0);
 """
-_COLUMNS = "seq, id, created_at, language, content_type, attributes, vector, checksum"
+_COLUMNS = "seq, id, created_at, language, content_type, attributes, vector, frames, checksum"
+_RESTORE = "restore the index from a backup, or `parakh index verify --accept-loss`"
 
 
 @dataclass(frozen=True)
-class StoredRow:
-    """One row as read; `sound` tells whether its checksum holds."""
+class Fault:
+    """Why the rows are not what was acknowledged. missing: commits that are lost, so far as can be told."""
 
-    seq: int
-    id: str
-    created_at: float
-    language: str
-    content_type: str
-    attributes: str  # JSON
-    vector: bytes
-    checksum: int
-
-    @property
-    def sound(self) -> bool:
-        return self.checksum == row_checksum(
-            self.seq, self.id, self.created_at, self.language, self.content_type, self.attributes, self.vector
-        )
-
-
-@dataclass(frozen=True)
-class Written:
-    """What one transaction did, in order: what the index in memory has to follow."""
-
-    added: list[StoredRow] = field(default_factory=list)
-    removed: list[int] = field(default_factory=list)  # seqs, of deleted and of replaced rows
-    deleted_ids: frozenset[str] = frozenset()
-
-
-@dataclass(frozen=True)
-class SegmentEntry:
-    """A segment's directory, the rows it may hold (first_seq..last_seq), and the SHA-256 of each of its files."""
-
-    name: str
-    first_seq: int
-    last_seq: int
-    manifest: Mapping[str, Any]
+    message: str
+    missing: int = 0
 
 
 class RowStore:
     """Raises IndexDamaged from the constructor where acknowledged rows are missing or the database is unreadable."""
 
-    def __init__(self, directory: Path, identity: Mapping[str, str], *, create: bool = True) -> None:
-        """identity: what the index is (metric, dimension, encoder, ...): fixed at creation, held to at each opening."""
-        path = directory / "rows.db"
-        fresh = not path.exists()
-        if fresh and ((directory / "high-water").exists() or not create):
-            raise IndexDamaged(f"{path} is missing; restore the index from a backup")
-        self._high_water: HighWater | None = None
+    def __init__(
+        self,
+        directory: Path,
+        identity: Mapping[str, str] | None,
+        *,
+        create: bool = True,
+        tolerant: bool = False,
+    ) -> None:
+        """identity: what the index is (metric, dimension, encoder, ...): fixed at creation, held to at each opening.
+
+        tolerant: open in spite of a `fault`, for `verify` to read what is there.
+        """
+        self._path = directory / ROWS
         self._read_lock = threading.Lock()
         self._write_lock = threading.RLock()  # the writer's thread and the one that names segments
+        self._checkpoint_lock = threading.Lock()
+        self._open_connections: list[sqlite3.Connection] = []
+        self._high_water: HighWater | None = None
+        self._reader: sqlite3.Connection
+        self._writer: sqlite3.Connection
+        self._checkpointer: sqlite3.Connection
+        self.mark = Mark(0, 0, 0, 0)
+        self.fault: Fault | None = None
         try:
-            self._writer = _connect(path)
-            self._reader = _connect(path)
-            if not self._has_schema():
-                self._create(identity)
-            self._check_identity(identity)
-            self._high_water = HighWater(directory / "high-water")
-            self.mark = self._checked_mark()
+            self._open(directory, identity, create, tolerant)
         except sqlite3.DatabaseError as error:
-            raise IndexDamaged(f"{path} is not readable ({error}); restore the index from a backup") from error
+            self.close()
+            raise IndexDamaged(f"{self._path} is not readable ({error}); restore the index from a backup") from error
+        except BaseException:
+            self.close()
+            raise
 
     # --- writing: one thread ---
 
@@ -134,22 +132,32 @@ class RowStore:
         with self._transaction():
             self._writer.executemany("DELETE FROM segments WHERE name = ?", [(name,) for name in dropped])
             self._writer.executemany(
-                "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?)",
-                [(entry.name, entry.first_seq, entry.last_seq, json.dumps(entry.manifest)) for entry in added],
+                "INSERT OR REPLACE INTO segments VALUES (?, ?, ?, ?, ?)", [entry.columns() for entry in added]
             )
             self._writer.executemany("DELETE FROM tombstones WHERE seq = ?", [(seq,) for seq in gone])
             self._writer.execute("UPDATE state SET covered_seq = ?", (covered,))
 
+    def forget_segments(self) -> None:
+        """No segment is named any more and no row is covered: all is to be built anew from the rows."""
+        with self._transaction():
+            self._writer.execute("DELETE FROM segments")
+            self._writer.execute("DELETE FROM tombstones")
+            self._writer.execute("UPDATE state SET covered_seq = 0")
+
     def checkpoint(self) -> None:
-        """Move the WAL into the database file, so that a commit does not have to."""
-        with self._read_lock:
-            self._reader.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+        """Move the WAL into the database file, so that a commit does not have to. Nobody waits for it."""
+        with self._checkpoint_lock:
+            self._checkpointer.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
     # --- reading: any thread ---
 
     def segments(self) -> list[SegmentEntry]:
-        rows = self._read("SELECT name, first_seq, last_seq, manifest FROM segments ORDER BY first_seq")
-        return [SegmentEntry(name, first, last, json.loads(manifest)) for name, first, last, manifest in rows]
+        """Those whose entry is sound, in order; see `unsound_segments`."""
+        return [entry for _, entry in self._entries() if entry is not None]
+
+    def unsound_segments(self) -> list[str]:
+        """Names (or what is left of them) of entries that are not what was written."""
+        return [str(name) for name, entry in self._entries() if entry is None]
 
     def covered_seq(self) -> int:
         return int(self._read("SELECT covered_seq FROM state")[0][0])
@@ -160,18 +168,30 @@ class RowStore:
     def rows(self, after: int, last: int | None = None, batch: int = 4096) -> Iterator[list[StoredRow]]:
         """Rows with after < seq <= last in order of seq, in batches."""
         last = self.mark.last_seq if last is None else last
-        while True:
-            found = self._read(
-                f"SELECT {_COLUMNS} FROM rows WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?",  # noqa: S608
-                (after, last, batch),
-            )
-            if not found:
-                return
-            yield [_stored(row) for row in found]
-            after = found[-1][0]
+        while found := self.some_rows(after, last, batch):
+            yield found
+            after = found[-1].seq
+
+    def some_rows(self, after: int, last: int, limit: int) -> list[StoredRow]:
+        """The first `limit` rows with after < seq <= last."""
+        query = f"SELECT {_COLUMNS} FROM rows WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"  # noqa: S608
+        return [stored_row(row) for row in self._read(query, (after, last, limit))]
+
+    def by_seqs(self, seqs: Sequence[int]) -> dict[int, StoredRow]:
+        return {row.seq: row for chunk in _chunks(seqs) for row in self._where("seq", chunk)}
 
     def by_ids(self, ids: Sequence[str]) -> dict[str, StoredRow]:
         return {row.id: row for chunk in _chunks(ids) for row in self._where("id", chunk)}
+
+    def with_frames(self, ids: Sequence[str]) -> list[tuple[StoredRow, bytes | None]]:
+        """Rows and their frames' bytes, of one moment."""
+        found: list[tuple[StoredRow, bytes | None]] = []
+        for chunk in _chunks(ids):
+            marks = ",".join("?" * len(chunk))
+            columns = ", ".join(f"rows.{name}" for name in _COLUMNS.split(", "))
+            query = f"SELECT {columns}, data FROM rows LEFT JOIN frames USING (seq) WHERE id IN ({marks})"  # noqa: S608
+            found += [(stored_row(columns), data) for *columns, data in self._read(query, chunk)]
+        return found
 
     def seqs_of(self, ids: Iterable[str]) -> list[int]:
         found: list[int] = []
@@ -180,78 +200,170 @@ class RowStore:
             found += [seq for (seq,) in self._read(f"SELECT seq FROM rows WHERE id IN ({marks})", chunk)]  # noqa: S608
         return found
 
-    def frames(self, seqs: Sequence[int]) -> dict[int, FrameVectors]:
-        """Raises IndexDamaged where a checksum fails."""
-        frames: dict[int, FrameVectors] = {}
-        for chunk in _chunks(list(seqs)):
-            marks = ",".join("?" * len(chunk))
-            query = f"SELECT seq, data, checksum FROM frames WHERE seq IN ({marks})"  # noqa: S608
-            for seq, data, checksum in self._read(query, chunk):
-                if frames_checksum(seq, data) != checksum:
-                    raise IndexDamaged(f"the stored frame vectors of row {seq} are damaged; `parakh index verify`")
-                frames[seq] = _frames_of(data)
-        return frames
-
     def ids_after(self, after: str, limit: int) -> list[str]:
         return [id_ for (id_,) in self._read("SELECT id FROM rows WHERE id > ? ORDER BY id LIMIT ?", (after, limit))]
 
-    def integrity(self) -> list[str]:
-        """What SQLite itself finds wrong with its pages; empty where nothing."""
-        try:
-            found = [str(line) for (line,) in self._read("PRAGMA integrity_check(20)")]
-        except sqlite3.DatabaseError as error:
-            return [str(error)]
-        return [] if found == ["ok"] else found
-
-    def unsound_frames(self) -> list[int]:
-        seqs = [seq for (seq,) in self._read("SELECT seq FROM frames")]
-        rows = (self._read("SELECT seq, data, checksum FROM frames WHERE seq = ?", (seq,))[0] for seq in seqs)
-        return [seq for seq, data, checksum in rows if frames_checksum(seq, data) != checksum]
-
-    # --- repair ---
-
-    def replace_vector(self, seq: int, vector: bytes) -> None:
-        with self._transaction():
-            self._writer.execute("UPDATE rows SET vector = ? WHERE seq = ?", (vector, seq))
-
-    def discard(self, seqs: Sequence[int], frames: Sequence[int] = ()) -> None:
-        """Give up rows (and frames) that are beyond repair, and take what is left as the truth."""
-        with self._write_lock:
-            self._discard(seqs, frames)
-
-    def _discard(self, seqs: Sequence[int], frames: Sequence[int]) -> None:
-        with self._transaction():
-            for table, gone in (("rows", seqs), ("frames", [*seqs, *frames])):
-                self._writer.executemany(f"DELETE FROM {table} WHERE seq = ?", [(seq,) for seq in gone])  # noqa: S608
-            self._writer.executemany("INSERT OR IGNORE INTO tombstones VALUES (?)", [(seq,) for seq in seqs])
-            mark = self._counted(self.mark.commit + 1)
-            self._save(mark)
-        self._acknowledge(mark)
+    def identity(self) -> dict[str, str]:
+        """What the index is, as it was fixed at its creation."""
+        return {key: value for key, value in self._meta().items() if key not in ("format", "checksum")}
 
     def counted(self) -> Mark:
         """The mark that the rows themselves add up to, as they are now."""
-        return self._counted(self.mark.commit)
+        with self._write_lock:
+            return self._counted(self.mark.commit)
 
     def copy_to(self, path: Path) -> None:
-        """A consistent copy of the database while it serves."""
-        with sqlite3.connect(path) as target, self._read_lock:
-            self._reader.backup(target)
-        target.close()
+        """A consistent copy of the database while it serves: of one moment, whatever is written meanwhile."""
+        with contextlib.closing(self.look()) as source, contextlib.closing(sqlite3.connect(path)) as target:
+            source.backup(target)
+
+    def look(self) -> sqlite3.Connection:
+        """A read-only connection of its own, for what takes long. The caller closes it."""
+        return _connect_to_read(self._path)
+
+    # --- repair ---
+
+    def restore(self, row: StoredRow, found_at: int | None) -> None:
+        """Put a row back as it was written; `found_at`: the seq under which it lies damaged."""
+        with self._transaction():
+            for seq in {row.seq, found_at} - {None}:
+                self._writer.execute("DELETE FROM rows WHERE seq = ?", (seq,))
+            self._insert_row(row)
+
+    def reindex(self) -> None:
+        """Rebuild SQLite's own index over the ids from the rows."""
+        with self._transaction():
+            self._writer.execute("REINDEX")
+
+    def discard(self, seqs: Sequence[int], frames: Sequence[int] = ()) -> None:
+        """Give up rows (and frames of others) that are beyond repair, and take what is left as the truth."""
+        with self._write_lock:
+            with self._transaction():
+                for seq in frames:
+                    self._drop_frames(seq)
+                for table in ("rows", "frames"):
+                    self._writer.executemany(f"DELETE FROM {table} WHERE seq = ?", [(seq,) for seq in seqs])  # noqa: S608
+                self._writer.executemany("INSERT OR IGNORE INTO tombstones VALUES (?)", [(seq,) for seq in seqs])
+                mark = self._counted(self.mark.commit + 1)
+                self._save(mark)
+            self._acknowledge(mark)
+
+    def accept(self) -> None:
+        """Take what is there as the truth, whatever was acknowledged. Seqs go on from the higher of the two."""
+        acknowledged = self._high_water_file.read() or Mark(0, 0, 0, 0)
+        with self._write_lock:
+            last_seq = max(acknowledged.last_seq, self.mark.last_seq, self._highest_seq())
+            self.mark = Mark(max(acknowledged.commit, self.mark.commit), last_seq, 0, 0)
+            with self._transaction():
+                self._writer.execute("INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, x'', 0)")
+                mark = self._counted(self.mark.commit + 1)
+                self._save(mark)
+            self._acknowledge(mark)
+            self._acknowledge_again(mark)
+            self.fault = None
 
     def close(self) -> None:
-        self._reader.close()
-        self._writer.close()
-        if self._high_water is not None:
-            self._high_water.close()
+        """Waits for those who read."""
+        with self._read_lock, self._write_lock, self._checkpoint_lock:
+            for connection in self._open_connections:
+                connection.close()
+            if self._high_water is not None:
+                self._high_water.close()
+            self._high_water = None
+
+    # --- inside ---
+
+    def _open(self, directory: Path, identity: Mapping[str, str] | None, create: bool, tolerant: bool) -> None:
+        marked = (directory / HIGH_WATER).exists()
+        if not self._path.exists() or (self._path.stat().st_size == 0 and not _wal(self._path)):
+            if marked or not create or identity is None:
+                raise IndexDamaged(f"{self._path} is missing or empty; restore the index from a backup")
+            self._create(identity)
+        self._reader = self._kept(_connect_to_read(self._path))
+        if not self._has_schema():
+            if marked or not create or identity is None:
+                raise IndexDamaged(f"{self._path} holds no rows; restore the index from a backup")
+            self._create(identity)
+        if identity is not None:
+            self._check_identity(identity)
+        self._high_water = HighWater(directory / HIGH_WATER)
+        try:
+            self.mark = self._saved()
+            self.fault = self._fault()
+        except IndexDamaged as error:
+            self.fault = Fault(error.message)
+        if self.fault is not None and not tolerant:
+            raise IndexDamaged(self.fault.message)
+        self._writer = self._kept(_connect(self._path))
+        self._checkpointer = self._kept(_connect(self._path))
+        if self.fault is None and self._high_water.read() != self.mark:  # the crash came between a commit and its mark
+            self._high_water.write(self.mark)
+
+    def _create(self, identity: Mapping[str, str]) -> None:
+        meta = {"format": str(FORMAT), **identity}
+        with contextlib.closing(_connect(self._path)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement in _SCHEMA.split(";\n"):
+                connection.execute(statement)
+            connection.executemany("INSERT INTO meta VALUES (?, ?)", [*meta.items(), ("checksum", _meta_sum(meta))])
+            connection.execute("COMMIT")
+
+    def _kept(self, connection: sqlite3.Connection) -> sqlite3.Connection:
+        self._open_connections.append(connection)
+        return connection
+
+    def _fault(self) -> Fault | None:
+        found, acknowledged = self.mark, self._high_water_file.read()
+        if acknowledged is None:
+            if found.commit <= 1:  # the crash came before the first mark
+                return None
+            return Fault(f"the high-water mark is lost: commits may be missing from {ROWS}; {_RESTORE}")
+        if found.commit < acknowledged.commit:
+            missing = acknowledged.commit - found.commit
+            return Fault(
+                f"{missing} acknowledged commits are missing from {ROWS} (its write-ahead log is cut or damaged); "
+                f"{_RESTORE}",
+                missing,
+            )
+        if found.commit > acknowledged.commit + 1:
+            return Fault(f"the high-water mark is older than {ROWS}: they do not belong together; {_RESTORE}")
+        if found.commit == acknowledged.commit and found != acknowledged:
+            return Fault(f"the state of {ROWS} is not what was acknowledged; {_RESTORE}")
+        return None
+
+    @property
+    def _high_water_file(self) -> HighWater:
+        assert self._high_water is not None
+        return self._high_water
+
+    @property
+    def torn_marks(self) -> int:
+        """See HighWater.torn_slots."""
+        return self._high_water_file.torn_slots
 
     def _acknowledge(self, mark: Mark) -> None:
-        assert self._high_water is not None
-        self._high_water.write(mark)
+        self._high_water_file.write(mark)
         self.mark = mark
 
+    def _acknowledge_again(self, mark: Mark) -> None:
+        """In both slots: what the other one said is not true any more."""
+        again = Mark(mark.commit + 1, mark.last_seq, mark.items, mark.digest)
+        with self._transaction():
+            self._save(again)
+        self._acknowledge(again)
+
     def _saved(self) -> Mark:
-        commits, last_seq, items, digest = self._read("SELECT commits, last_seq, items, digest FROM state")[0]
-        return Mark(commits, last_seq, items, _from_blob(digest))
+        found = self._read("SELECT commits, last_seq, items, digest FROM state")
+        if len(found) == 1:
+            commits, last_seq, items, blob = found[0]
+            counts = (commits, last_seq, items, from_blob(blob))
+            if all(isinstance(value, int) and value >= 0 for value in counts):
+                return Mark(*counts)
+        raise IndexDamaged(f"the state of {ROWS} is damaged; {_RESTORE}")
+
+    def _entries(self) -> list[tuple[Any, SegmentEntry | None]]:
+        rows = self._read("SELECT name, first_seq, last_seq, manifest, checksum FROM segments ORDER BY first_seq")
+        return [(row[0], SegmentEntry.of(*row)) for row in rows]
 
     def _apply(self, operation: Sequence[Item] | Sequence[str], state: _State) -> Written:
         ids = [entry.id if isinstance(entry, Item) else entry for entry in operation]
@@ -269,69 +381,56 @@ class RowStore:
             self._writer.execute("DELETE FROM rows WHERE seq = ?", (seq,))
             self._writer.execute("DELETE FROM frames WHERE seq = ?", (seq,))
             self._writer.execute("INSERT INTO tombstones VALUES (?)", (seq,))
-            state.remove(_from_blob(checksum))
+            state.remove(from_blob(checksum))
             removed.append((id_, seq))
         return removed
 
     def _insert(self, item: Item, state: _State) -> StoredRow:
-        seq = state.next_seq()
-        attributes, vector = attributes_json(item), item.vector.tobytes()
-        checksum = row_checksum(seq, item.id, item.created_at, item.language, item.content_type, attributes, vector)
-        row = StoredRow(
-            seq, item.id, float(item.created_at), item.language, item.content_type, attributes, vector, checksum
-        )
-        self._writer.execute(
-            "INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (seq, row.id, row.created_at, row.language, row.content_type, attributes, vector, _to_blob(checksum)),
-        )
-        if item.frames is not None:
-            data = _frames_bytes(item.frames)
-            self._writer.execute("INSERT INTO frames VALUES (?, ?, ?)", (seq, data, frames_checksum(seq, data)))
-        state.add(checksum)
+        frames = None if item.frames is None else frames_bytes(item.frames)
+        row = row_of(state.next_seq(), item, frames)
+        self._insert_row(row)
+        if frames is not None:
+            self._writer.execute("INSERT INTO frames VALUES (?, ?)", (row.seq, frames))
+        state.add(row.checksum)
         return row
 
+    def _insert_row(self, row: StoredRow) -> None:
+        self._writer.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row_columns(row))
+
+    def _drop_frames(self, seq: int) -> None:
+        """The row stays, without frames."""
+        row = self._writer.execute(f"SELECT {_COLUMNS} FROM rows WHERE seq = ?", (seq,)).fetchone()  # noqa: S608
+        self._writer.execute("DELETE FROM frames WHERE seq = ?", (seq,))
+        if row is not None and (old := stored_row(row)).sound and old.frames:
+            checksum = to_blob(dataclasses.replace(old, frames=b"").summed)
+            self._writer.execute("UPDATE rows SET frames = x'', checksum = ? WHERE seq = ?", (checksum, seq))
+
     def _save(self, mark: Mark) -> None:
-        self._writer.execute(
-            "UPDATE state SET commits = ?, last_seq = ?, items = ?, digest = ?",
-            (mark.commit, mark.last_seq, mark.items, _to_blob(mark.digest)),
-        )
+        columns = (mark.commit, mark.last_seq, mark.items, to_blob(mark.digest))
+        self._writer.execute("UPDATE state SET commits = ?, last_seq = ?, items = ?, digest = ?", columns)
 
     def _counted(self, commit: int) -> Mark:
         items, digest = 0, 0
-        for (checksum,) in self._writer.execute("SELECT checksum FROM rows"):
-            items, digest = items + 1, (digest + _from_blob(checksum)) % _MODULO
+        for (checksum,) in self._writer.execute("SELECT checksum FROM rows NOT INDEXED"):
+            items, digest = items + 1, (digest + from_blob(checksum)) % _MODULO
         return Mark(commit, self.mark.last_seq, items, digest)
 
-    def _checked_mark(self) -> Mark:
-        """What the database says, if it reaches as far as what was acknowledged."""
-        assert self._high_water is not None
-        found = self._saved()
-        acknowledged = self._high_water.read() or Mark(0, 0, 0, 0)
-        if found.commit < acknowledged.commit:
-            raise IndexDamaged(
-                f"{acknowledged.commit - found.commit} acknowledged commits are missing from rows.db (its write-ahead "
-                "log is cut or damaged); restore the index from a backup, or `parakh index verify --accept-loss`"
-            )
-        if found.commit == acknowledged.commit and found != acknowledged:
-            raise IndexDamaged("the state of rows.db is not what was acknowledged; restore the index from a backup")
-        if found != acknowledged:  # the crash came between a commit and its mark: nobody was told
-            self._high_water.write(found)
-        return found
+    def _highest_seq(self) -> int:
+        return int(self._read("SELECT coalesce(max(seq), 0) FROM rows")[0][0])
 
     def _has_schema(self) -> bool:
         return bool(self._read("SELECT count(*) FROM sqlite_master WHERE name = 'state'")[0][0])
 
-    def _create(self, identity: Mapping[str, str]) -> None:
-        with self._transaction():
-            for statement in _SCHEMA.split(";\n"):
-                self._writer.execute(statement)
-            meta = {"format": str(FORMAT), **identity}
-            self._writer.executemany("INSERT INTO meta VALUES (?, ?)", list(meta.items()))
+    def _meta(self) -> dict[str, str]:
+        return dict(self._read("SELECT key, value FROM meta"))
 
     def _check_identity(self, identity: Mapping[str, str]) -> None:
-        stored = dict(self._read("SELECT key, value FROM meta"))
+        stored = self._meta()
+        checksum = stored.pop("checksum", None)
+        if checksum != _meta_sum(stored):
+            raise IndexDamaged(f"what {ROWS} says of itself is damaged; restore the index from a backup")
         if stored.get("format") != str(FORMAT):
-            raise IndexDamaged(f"rows.db has format {stored.get('format')}, and this version reads {FORMAT}")
+            raise IndexDamaged(f"{ROWS} has format {stored.get('format')}, and this version reads {FORMAT}")
         for key, value in identity.items():
             if stored.get(key) != value:
                 raise InvalidInput(f"The index holds {key} {stored.get(key)!r}; it was opened for {value!r}.")
@@ -339,7 +438,7 @@ class RowStore:
     def _where(self, column: str, values: Sequence[Any]) -> list[StoredRow]:
         marks = ",".join("?" * len(values))
         query = f"SELECT {_COLUMNS} FROM rows WHERE {column} IN ({marks})"  # noqa: S608
-        return [_stored(row) for row in self._read(query, values)]
+        return [stored_row(row) for row in self._read(query, values)]
 
     def _read(self, query: str, parameters: Sequence[Any] = ()) -> list[Any]:
         with self._read_lock:
@@ -384,24 +483,9 @@ class _State:
         return Mark(commit, self.last_seq, self.items, self.digest)
 
 
-def row_checksum(
-    seq: int, id: str, created_at: float, language: str, content_type: str, attributes: str, vector: bytes
-) -> int:
-    """64 bits over every column; lengths go in, so that no byte can move from one to the next."""
-    texts = [text.encode() for text in (id, language, content_type, attributes)]
-    digest = hashlib.blake2b(struct.pack("<qd4I", seq, created_at, *map(len, texts)), digest_size=8)
-    for text in texts:
-        digest.update(text)
-    digest.update(vector)
-    return int.from_bytes(digest.digest(), "little")
-
-
-def frames_checksum(seq: int, data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=8, salt=struct.pack("<q", seq)).digest()
-
-
-def item_of(row: StoredRow, vector: np.ndarray[Any, Any], frames: FrameVectors | None) -> Item:
-    return Item(row.id, vector, row.created_at, row.language, row.content_type, json.loads(row.attributes), frames)
+def sound_frames(row: StoredRow, data: bytes | None) -> bool:
+    """Whether `data` are the frames that `row` was written with."""
+    return data is None if not row.frames else data is not None and frames_checksum(row.seq, data) == row.frames
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -414,28 +498,22 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _stored(row: Sequence[Any]) -> StoredRow:
-    seq, id_, created_at, language, content_type, attributes, vector, checksum = row
-    return StoredRow(seq, id_, created_at, language, content_type, attributes, vector, _from_blob(checksum))
+def _connect_to_read(path: Path) -> sqlite3.Connection:
+    """Closing it leaves the write-ahead log as it is."""
+    uri = f"file:{quote(str(path.absolute()))}?mode=ro"
+    connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
+    connection.execute("PRAGMA busy_timeout = 10000")
+    return connection
 
 
-def _to_blob(value: int) -> bytes:
-    return value.to_bytes(8, "little")  # SQLite's own integers are signed
+def _wal(path: Path) -> bool:
+    """Whether there is a write-ahead log with anything in it."""
+    wal = path.with_name(path.name + "-wal")
+    return wal.exists() and wal.stat().st_size > 0
 
 
-def _from_blob(value: bytes) -> int:
-    return int.from_bytes(value, "little")
-
-
-def _frames_bytes(frames: FrameVectors) -> bytes:
-    buffer = io.BytesIO()
-    np.savez(buffer, vectors=frames.vectors, times_s=frames.times_s)
-    return buffer.getvalue()
-
-
-def _frames_of(data: bytes) -> FrameVectors:
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        return FrameVectors(arrays["vectors"], arrays["times_s"])
+def _meta_sum(meta: Mapping[str, str]) -> str:
+    return hashlib.blake2b(json.dumps(sorted(meta.items())).encode(), digest_size=8).hexdigest()
 
 
 def _chunks(values: Sequence[Any], size: int = 500) -> Iterator[Sequence[Any]]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from deployments.similarity.rows import FixedRows, RaggedRows, Rows
 from deployments.similarity.spaces import Space
-from deployments.similarity.store import StoredRow
+from deployments.similarity.stored import StoredRow
 from deployments.similarity.values import Filter
 
 
@@ -138,6 +138,12 @@ class GrowingTable:
         self._ids += [table.ids[int(position)] for position in positions]
         self.count = end
 
+    def shorten(self, count: int) -> None:
+        """Give up the rows from `count` on, which nobody was shown."""
+        del self._ids[count:]
+        self._rows.shorten(count)
+        self.count = count
+
     def view(self) -> Table:
         n = self.count
         return Table(
@@ -160,6 +166,9 @@ class _GrowingFixed:
         if len(rows):
             self._matrix[start : start + len(rows)] = rows
 
+    def shorten(self, count: int) -> None:
+        pass
+
     def view(self, n: int) -> Rows:
         return FixedRows(self._matrix[:n])
 
@@ -171,6 +180,9 @@ class _GrowingRagged:
 
     def put(self, start: int, rows: Sequence[NDArray[Any]] | NDArray[Any]) -> None:
         self._rows += list(rows)
+
+    def shorten(self, count: int) -> None:
+        del self._rows[count:]
 
     def view(self, n: int) -> Rows:
         return RaggedRows.of(self._rows[:n], self._dtype)

@@ -3,6 +3,9 @@
 Two threads at low priority. The gatherer is quick: full buffers -> gathered rows -> segment files. The compactor takes
 its time: trains, merges, rewrites. Both make new parts aside and swap them into the view; what died meanwhile is
 carried over at the swap, under the index's lock. `_turn` keeps the two from swapping the same part.
+
+Locks, outermost first: `_compacting` (one compactor at a time), `_gathering` (one gatherer), `_turn`, then the
+store's and the index's own. Whoever holds `_turn` may wait for the writing thread, which takes none of the three.
 """
 
 from __future__ import annotations
@@ -20,11 +23,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from deployments.similarity.codes import Template
-from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.errors import IndexClosed, IndexDamaged
 from deployments.similarity.gathered import Gathered, capacity
-from deployments.similarity.recovery import segment_name, sound
+from deployments.similarity.recovery import rebuilt, segment_name, sound
 from deployments.similarity.rows import concatenated
 from deployments.similarity.segment import Part, Source
+from deployments.similarity.stored import SegmentEntry
 from deployments.similarity.tuning import tuned
 from deployments.similarity.view import Buffer, View
 
@@ -37,6 +41,7 @@ _NICE = 10
 _TIER = 4  # so many neighbouring segments of like size become one
 _IDLE_S = 0.5
 _ERROR_PAUSE_S = 5.0
+_MAX_DAMAGED = 100  # findings kept for the operator
 
 
 class Upkeep:
@@ -46,16 +51,27 @@ class Upkeep:
         self._index = index
         self._growing = growing
         self._turn = threading.RLock()
-        self._pause = threading.RLock()
+        self._compacting = threading.RLock()
+        self._gathering = threading.RLock()
         self._wanted = threading.Event()
         self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
-        self._snapshot: str | None = None  # segment file that holds what is gathered, so far as it was then
-        self._snapshot_rows = 0
+        self._snapshot: SegmentEntry | None = None  # the file that holds what is gathered, so far as it was then
         self.snapshot_at: float | None = None
         self.merge_s = 0.0  # seconds spent training, merging and rewriting
         self.recall_estimate: float | None = None
-        self.error: str | None = None
+        self.errors: dict[str, str] = {}  # thread -> why its work fails, for as long as it does
+        self.damaged: list[str] = []  # what was met that is not as it was written
+
+    @property
+    def stuck(self) -> str | None:
+        """Why full buffers are not taken on, if they are not."""
+        return self.errors.get("gather")
+
+    @property
+    def last_gathered_seq(self) -> int:
+        """Rows up to here are in the view's parts."""
+        return max(self._growing.last_seq, self._index.store.covered_seq())
 
     @property
     def running(self) -> bool:
@@ -66,8 +82,11 @@ class Upkeep:
         return self._growing.nbytes
 
     def start(self) -> None:
-        for name, loop in (("gather", self._gather_loop), ("compact", self._compact_loop)):
-            thread = threading.Thread(target=loop, name=f"{name}-{self._index.directory.name}", daemon=True)
+        steps = {"gather": self._gather_step, "compact": self._compact_step}
+        for name, step in steps.items():
+            thread = threading.Thread(
+                target=self._loop, args=(name, step), name=f"{name}-{self._index.directory.name}", daemon=True
+            )
             thread.start()
             self._threads.append(thread)
 
@@ -83,7 +102,8 @@ class Upkeep:
 
     @contextmanager
     def paused(self) -> Iterator[None]:
-        with self._pause:
+        """Neither thread works meanwhile; what each was at is finished first."""
+        with self._compacting, self._gathering:
             yield
 
     def maintain(self) -> None:
@@ -108,6 +128,7 @@ class Upkeep:
         with self._turn:
             part = self._index.view.gathered
             if part is None:
+                self._growing = self._fresh(self._growing.template)  # of the room that buffers need
                 return
             source = Source.living(part)
             segment = self._persisted(source)
@@ -120,7 +141,7 @@ class Upkeep:
 
             self._index.swap(change)
             self._growing = self._fresh(self._growing.template)
-            self._snapshot, self._snapshot_rows = None, 0
+            self._snapshot = None
 
     def snapshot(self) -> None:
         """Everything written before is in segment files on return: a restart has nothing to replay."""
@@ -128,10 +149,9 @@ class Upkeep:
         self.gather()
         with self._turn:
             part = self._index.view.gathered
-            if part is not None and len(part) > self._snapshot_rows:
+            if part is not None and (self._snapshot is None or part.last_seq > self._snapshot.last_seq):
                 segment = self._persisted(Source.living(part))
-                self._snapshot = segment.entry.name if segment is not None and segment.entry is not None else None
-                self._snapshot_rows = len(part)
+                self._snapshot = segment.entry if segment is not None else None
             self.snapshot_at = time.time()
         self._index.store.checkpoint()
 
@@ -140,7 +160,8 @@ class Upkeep:
     def compact(self) -> bool:
         """The most pressing piece of work, if any: train, adopt a new template, rewrite the dead away, merge."""
         started = time.monotonic()
-        done = self._train_if_due() or self._adopt() or self._rewrite() or self._merge()
+        with self._compacting:
+            done = self._train_if_due() or self._adopt() or self._rewrite() or self._merge()
         if done:
             self.merge_s += time.monotonic() - started
             self._index.store.checkpoint()
@@ -148,19 +169,38 @@ class Upkeep:
 
     def retrain(self) -> None:
         """Train on what is there now, tune, and rebuild every segment as one."""
-        self.gather()
-        self.freeze()
-        segments = self._index.view.segments
-        rows = sum(len(part) - part.dead for part in segments)
-        if not rows:
-            return
-        if self._index.codes.trains:
-            template = self._trained(segments, rows)
-            self._replace(segments, template)
+        with self._compacting:
+            self.gather()
+            self.freeze()
+            segments = self._index.view.segments
+            rows = sum(len(part) - part.dead for part in segments)
+            if not rows:
+                return
+            if not self._index.codes.trains:
+                self._replace(segments, None)
+            elif self._whole(segments):
+                self._replace(segments, self._trained(segments, rows))
+                with self._turn:
+                    self._regather()
+
+    def rebuild(self, part: Part) -> None:
+        """A damaged segment anew from its rows. Raises IndexDamaged where one of those is damaged, too."""
+        index, entry = self._index, part.entry
+        assert entry is not None
+        with self._compacting:
+            fresh = rebuilt(index.store, index.files, index.space, index.books, index.settings, entry, part.template)
+
+            def change(view: View) -> View:
+                """Between two writes: whoever died since the rows were read has a tombstone."""
+                if fresh is not None:
+                    for seq in index.store.tombstones():
+                        fresh.kill(seq)
+                segments = [fresh if one is part else one for one in view.segments]
+                return dataclasses.replace(view, segments=tuple(one for one in segments if one is not None))
+
             with self._turn:
-                self._regather()
-        else:
-            self._replace(segments, None)
+                self._publish(fresh, [entry.name])
+                index.between_writes(lambda: index.swap(change))
 
     def index_stored(self) -> None:
         """What a bulk load put into the store, as segments. Nothing else is gathered or buffered meanwhile."""
@@ -173,7 +213,10 @@ class Upkeep:
         self.snapshot_at = time.time()
 
     def damage(self, what: str) -> IndexDamaged:
-        self.error = f"{what} is damaged"
+        """Remember that `what` was found damaged; the error to tell the caller."""
+        if what not in self.damaged and len(self.damaged) < _MAX_DAMAGED:
+            self.damaged = [*self.damaged, what]
+            logger.error("%s: %s is damaged", self._index.directory, what)
         return IndexDamaged(f"{what} is damaged; `parakh index verify --repair`")
 
     # --- steps ---
@@ -215,7 +258,7 @@ class Upkeep:
         index, part = self._index, source.part
         name = segment_name(part.last_seq)
         segment = index.files.build(name, [source], part.template, index.settings.index_type, self._rest)
-        self._publish(segment, [self._snapshot] if self._snapshot else [], covered=part.last_seq)
+        self._publish(segment, [self._snapshot.name] if self._snapshot else [], covered=part.last_seq)
         return segment
 
     def _publish(self, added: Part | None, dropped: Sequence[str], covered: int | None = None) -> None:
@@ -230,9 +273,14 @@ class Upkeep:
         needed = np.zeros(len(dead), bool)
         for part in kept:
             needed |= np.isin(dead, part.table.seqs)
-        if self._snapshot and self._snapshot not in dropped and self._index.view.gathered is not None:
-            needed |= dead >= self._index.view.gathered.first_seq
-        store.publish(entries, dropped, dead[~needed].tolist(), covered)
+        if self._snapshot is not None and self._snapshot.name not in dropped:
+            needed |= (dead >= self._snapshot.first_seq) & (dead <= self._snapshot.last_seq)
+        try:
+            store.publish(entries, dropped, dead[~needed].tolist(), covered)
+        except BaseException:
+            for entry in entries:  # each try would leave another one on a full disk
+                self._index.files.remove(entry.name)
+            raise
         for name in dropped:
             self._index.files.remove(name)
 
@@ -298,6 +346,8 @@ class Upkeep:
     def _replace(self, parts: Sequence[Part], template: Template | None) -> None:
         """One new segment, under `template`, in the place of neighbouring ones."""
         index = self._index
+        if not self._whole(parts):
+            return
         sources = [Source.living(part) for part in parts]
         name = segment_name(parts[-1].last_seq)
         segment = index.files.build(name, sources, template, index.settings.index_type, self._rest)
@@ -319,6 +369,15 @@ class Upkeep:
             self._publish(segment, names)
             index.swap(change)
 
+    def _whole(self, parts: Sequence[Part]) -> bool:
+        """Whether the files are what was written: else damage were copied under a good hash. Rebuilds those not."""
+        damaged = [part for part in parts if part.entry is not None and not self._index.files.whole(part.entry)]
+        for part in damaged:
+            assert part.entry is not None
+            self.damage(f"segment {part.entry.name}")
+            self.rebuild(part)
+        return not damaged
+
     def _regather(self) -> None:
         """What was gathered under the old template, under the new one."""
         part = self._index.view.gathered
@@ -339,50 +398,38 @@ class Upkeep:
 
     # --- threads ---
 
-    def _gather_loop(self) -> None:
-        def step() -> None:
-            self._wanted.wait(_IDLE_S)
-            self._wanted.clear()
-            with self._pause:
-                self.gather()
-                due = self.snapshot_at is None or time.time() - self.snapshot_at > self._index.settings.snapshot_s
-                if due and self._index.view.gathered is not None:
-                    self.snapshot()
+    def _gather_step(self) -> None:
+        self._wanted.wait(_IDLE_S)
+        self._wanted.clear()
+        with self._gathering:
+            self.gather()
+            due = self.snapshot_at is None or time.time() - self.snapshot_at > self._index.settings.snapshot_s
+            if due and self._index.view.gathered is not None:
+                self.snapshot()
 
-        self._loop(step)
+    def _compact_step(self) -> None:
+        if not self.compact():
+            self._stopping.wait(_IDLE_S)
 
-    def _compact_loop(self) -> None:
-        def step() -> None:
-            with self._pause:
-                done = self.compact()
-            if not done:
-                self._stopping.wait(_IDLE_S)
-
-        self._loop(step)
-
-    def _loop(self, step: Callable[[], None]) -> None:
+    def _loop(self, name: str, step: Callable[[], None]) -> None:
         with contextlib.suppress(OSError, AttributeError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # Linux: of this thread
         while not self._stopping.is_set():
             try:
                 step()
-                self.error = None
+                self.errors.pop(name, None)
             except Exception as error:
                 if self._stopping.is_set():
                     return
-                self.error = f"{type(error).__name__}: {error}"
+                self.errors[name] = f"{type(error).__name__}: {error}"
                 logger.exception("%s: upkeep failed; trying again", self._index.directory)
                 self._stopping.wait(_ERROR_PAUSE_S)
 
     def _rest(self) -> None:
         """Between chunks: let a waiting search have the interpreter, and stop when the index closes."""
-        if self._stopping.is_set() and threading.current_thread() in self._threads:
-            raise _Stopped
+        if self._stopping.is_set():
+            raise IndexClosed
         time.sleep(0)
-
-
-class _Stopped(Exception):
-    """The index closes: the work under way is thrown away, the rows are in the store."""
 
 
 def _carry_deaths(segment: Part, sources: Sequence[Source]) -> None:
