@@ -1,8 +1,12 @@
-"""The whole service in one process: true pipeline, media node, records and routes; fake encoders and fake index."""
+"""The whole service in one process: true pipeline, media node, records and routes; fake encoders, and an index that is
+the fake one or the true node.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import io
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -16,6 +20,8 @@ from fastapi import FastAPI
 from PIL import Image, ImageFilter
 
 from deployments.policy.policy import Policy, default_policy
+from deployments.similarity.node import SimilarityNode
+from deployments.similarity.node_settings import SimilaritySettings
 from serve_app.config import AppConfig
 from serve_app.fake_similarity import FakeSimilarity
 from serve_app.http.app import create_app
@@ -25,6 +31,8 @@ from serve_app.lookup import Lookup
 from serve_app.pipeline import Pipeline
 from serve_app.records import Records
 from serve_app.records.references import FloodLimit
+from serve_app.similarity import Similarity
+from serve_app.similarity_calls import SimilarityCalls
 from serve_app.similarity_settings import IndexingSettings
 from tests.http.conftest import build_services, client_of
 
@@ -50,7 +58,7 @@ class CountingNodes(LocalNodes):
 @dataclass
 class Graph:
     nodes: CountingNodes
-    similarity: FakeSimilarity
+    similarity: Similarity
     services: Services
     app: FastAPI
     client: httpx.AsyncClient
@@ -59,11 +67,14 @@ class Graph:
         return await self.send(image_post(post_id, **fields), picture, status)
 
     async def send(self, post: dict[str, Any], picture: bytes, status: int = 200) -> dict[str, Any]:
-        import json
-
         answer = await self.client.post("/v1/posts", data={"post": json.dumps(post)}, files={"media": picture})
         assert answer.status_code == status, answer.text
         return dict(answer.json())
+
+    @property
+    def fake(self) -> FakeSimilarity:
+        assert isinstance(self.similarity, FakeSimilarity)
+        return self.similarity
 
     async def settle(self) -> None:
         """Until every index job is done."""
@@ -78,10 +89,11 @@ async def graph_of(
     *,
     policy: Policy | None = None,
     indexing: IndexingSettings = INDEXING,
+    similarity: Similarity | None = None,
     **changes: Any,
 ) -> AsyncIterator[Graph]:
     policy = policy or default_policy()
-    nodes, similarity = CountingNodes(config), FakeSimilarity()
+    nodes, similarity = CountingNodes(config), similarity or FakeSimilarity()
     flood = FloodLimit(indexing.quarantine_posts, indexing.quarantine_window_s)
     records = Records(f"sqlite:///{folder}/graph.db", flood)
     lookup = Lookup(similarity, records.known, reuse=indexing.reuse_verdicts)
@@ -101,6 +113,22 @@ async def graph_of(
         yield Graph(nodes, similarity, services, app, client)
     await records.close()
     await nodes.close()
+
+
+@asynccontextmanager
+async def true_node(folder: Path) -> AsyncIterator[Similarity]:
+    """The similarity node itself, FAISS and all, in this process."""
+    unlike = {"thresholds": {"visual": 0.9999, "text": 0.9999, "pdq": 31}}  # mean colours resemble each other always
+    settings = {"directory": folder / "similarity", "duplicate": unlike, "protected": unlike}
+    node = SimilarityNode(SimilaritySettings.model_validate(settings))
+
+    async def ask(method: str, *arguments: Any, **named: Any) -> Any:
+        return await getattr(node, method)(*arguments, **named)
+
+    try:
+        yield SimilarityCalls(ask)
+    finally:
+        await asyncio.to_thread(node.close)
 
 
 def image_post(post_id: str, **fields: Any) -> dict[str, Any]:
