@@ -173,7 +173,8 @@ class CosineSpace(_FloatSpace):
         return normalised
 
     def _raw(self, query: NDArray[Any], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        return matrix.dot(query)
+        products: NDArray[np.float32] = matrix.dot(query)
+        return products
 
     def _bounded(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         return scores.clip(-1.0, 1.0)
@@ -184,7 +185,8 @@ class InnerProductSpace(_FloatSpace):
     higher_is_better = True
 
     def _raw(self, query: NDArray[Any], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        return matrix.dot(query)
+        products: NDArray[np.float32] = matrix.dot(query)
+        return products
 
 
 class L2Space(_FloatSpace):
