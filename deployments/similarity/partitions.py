@@ -3,19 +3,14 @@
 A write names its encoder and goes to every generation of it; a search goes to the active generation. A partition is
 made at its first write; a new encoder's generation is built beside the live one (`begin`), then takes its place in one
 step (`switch`), and may give it back (`rollback`). A generation that cannot be opened refuses with its reason, and the
-others serve.
-
-Crash safety: a directory is made, with a marker, before its row; the row is one transaction; data is removed only
-after the row says `retired`. Whatever a crash leaves between two of these steps, the next start settles.
+others serve. How changes survive a crash: `generations`.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from contextlib import contextmanager
 from threading import Lock
 from typing import Any
 
@@ -24,30 +19,21 @@ from numpy.typing import NDArray
 
 from deployments.runtime.errors import InvalidInput, NotFound, PartitionConflict, WrongEncoder
 from deployments.similarity.backends import Backend
-from deployments.similarity.catalog import Catalog, Generation, State
+from deployments.similarity.catalog import Generation, State
 from deployments.similarity.checks import checked_items
 from deployments.similarity.content import EncoderId, PartitionKey
-from deployments.similarity.directories import GenerationDirectories
-from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.generations import Fill, Generations, Spec
 from deployments.similarity.listing import PartitionInfo, info_of
 from deployments.similarity.node_settings import SimilaritySettings
 from deployments.similarity.partition import OpenGeneration, Partition
-from deployments.similarity.root_lock import RootLock
 from deployments.similarity.settings import IndexSettings
 from deployments.similarity.spaces import SIGNATURE_BITS, space_of
 from deployments.similarity.values import Filter, Item, Neighbours
 from deployments.similarity.vector_index import VectorIndex
 
-logger = logging.getLogger(__name__)
-
-_OPENING_THREADS = 8
-
 
 class Partitions:
     """Every method may be called from any thread; those that change generations may take seconds.
-
-    Args:
-        step: told the name of each step of a change as it is done; tests crash there.
 
     Raises RootLocked or IndexDamaged from the constructor.
     """
@@ -56,22 +42,11 @@ class Partitions:
         self, settings: SimilaritySettings, backend: Backend, *, step: Callable[[str], None] = lambda _: None
     ) -> None:
         self._settings = settings
-        self._backend = backend
-        self._step = step
-        root = settings.directory.expanduser()
-        root.mkdir(parents=True, exist_ok=True)
-        self._directories = GenerationDirectories(root)
         self._creating = Lock()
-        self._lock = RootLock(root / "lock", settings.lock_wait_s)
-        try:
-            self._catalog = Catalog(root / "catalog.db")
-            if self._catalog.fresh and self._directories.any_data():
-                raise IndexDamaged(f"{root} holds partitions and no catalog.db; restore the catalog from a backup.")
-            self._directories.sweep(self._catalog.generations())
-            self._partitions = self._open_all()
-        except BaseException:
-            self._lock.release()
-            raise
+        root = settings.directory.expanduser()
+        self._generations = Generations(root, settings.lock_wait_s, backend, step)
+        self._catalog = self._generations.catalog
+        self._partitions = self._generations.open_all()
 
     # --- items ---
 
@@ -91,7 +66,7 @@ class Partitions:
             return
         partition = self._partitions.get(key) or self._create(key, encoder, items)
         with partition.gate.shared():
-            self._write(partition, partition.written(encoder), lambda index: index.upsert(items))
+            self._write(partition.written(encoder), lambda index: index.upsert(items))
 
     def delete(self, key: PartitionKey, ids: Sequence[str]) -> int:
         """From every generation; how many the active one had. Raises NotFound, IndexDamaged."""
@@ -102,7 +77,7 @@ class Partitions:
             return index.delete(present) if present else 0
 
         with partition.gate.shared():
-            return int(self._write(partition, partition.all(), deleted))
+            return int(self._write(partition.all(), deleted))
 
     def get(self, key: PartitionKey, ids: Sequence[str]) -> dict[str, Item]:
         """Raises NotFound where there is no such partition, IndexDamaged."""
@@ -133,6 +108,12 @@ class Partitions:
         with self._partition(key).searching(None) as index:
             return index.space.metric, index.space.higher_is_better
 
+    @contextmanager
+    def using(self, key: PartitionKey) -> Iterator[VectorIndex]:
+        """The active index itself, held open: for backups, checks and tuning. Raises NotFound, IndexDamaged."""
+        with self._partition(key).searching(None) as index:
+            yield index
+
     # --- what there is ---
 
     def infos(self) -> list[PartitionInfo]:
@@ -156,17 +137,8 @@ class Partitions:
 
         Raises PartitionConflict where one is being built already, NotFound.
         """
-        partition = self._partition(key)
-        with partition.changing:
-            if partition.in_state(State.BUILDING) is not None:
-                raise PartitionConflict(f"{key} has a generation that is being built: switch to it or retire it.")
-            settings = settings or self._settings.index_of(str(key), key.modality)
-            opened = self._make(key, encoder, dimension, settings, State.BUILDING)
-            with partition.gate.alone():
-                self._commit(opened)
-                partition.generations = (*partition.generations, opened)
-            self._directories.finish(opened.generation)
-            return opened.generation
+        spec = Spec(encoder, dimension, settings or self._settings.index_of(str(key), key.modality))
+        return self._begin(key, spec)
 
     def switch(self, key: PartitionKey) -> None:
         """The built generation becomes the active one, at once for every search. Raises PartitionConflict, NotFound."""
@@ -180,6 +152,18 @@ class Partitions:
         """Give up a generation that is not active, and its data. Raises PartitionConflict, NotFound."""
         self._change(key, None, lambda: self._catalog.retire(key, number))
 
+    def restore(self, key: PartitionKey, spec: Spec, fill: Fill) -> Generation:
+        """A generation out of a backup, live on return; what was live before, sound or damaged, is kept as previous.
+
+        What `fill` raises leaves everything as it was.
+        """
+        with self._creating:
+            if key not in self._partitions:
+                return self._added(key, spec, fill).active.generation
+        generation = self._begin(key, spec, fill)
+        self.switch(key)
+        return generation
+
     def reopen(self, key: PartitionKey) -> None:
         """Close and open every generation: a write to its disk failed once, or it was repaired. Raises NotFound."""
         partition = self._partition(key)
@@ -190,7 +174,7 @@ class Partitions:
             )
             for opened in old:
                 opened.close()
-            partition.generations = tuple(self._open(opened.generation) for opened in old)
+            partition.generations = tuple(self._generations.open(opened.generation) for opened in old)
 
     def lacking(self, key: PartitionKey, *, reverse: bool = False) -> Iterator[str]:
         """Ids of the active generation that the one being built (else the previous) lacks, in order; or the reverse.
@@ -228,8 +212,7 @@ class Partitions:
         for partition in self._partitions.values():
             for opened in partition.generations:
                 opened.close()
-        self._catalog.close()
-        self._lock.release()
+        self._generations.close()
 
     # --- inside ---
 
@@ -239,22 +222,29 @@ class Partitions:
             raise NotFound(f"There is no partition {key}.", param="partition")
         return partition
 
-    def _write(
-        self, partition: Partition, targets: Sequence[OpenGeneration], write: Callable[[VectorIndex], Any]
-    ) -> Any:
+    def _write(self, targets: Sequence[OpenGeneration], write: Callable[[VectorIndex], Any]) -> Any:
         """The answer of the last target. A damaged one before it is passed over, and that is remembered.
 
         Raises IndexDamaged before anything is written where the last one is damaged.
         """
         answer, _ = None, targets[-1].index
         for opened in targets:
-            passed_over = opened.damage is not None and opened is not targets[-1]
-            if not passed_over:
+            if opened.damage is not None and opened is not targets[-1]:
+                self._generations.mark_incomplete(opened)
+            else:
                 answer = write(opened.index)
-            elif not opened.generation.incomplete:
-                self._catalog.mark_incomplete(partition.key, opened.generation.number)
-                opened.generation = replace(opened.generation, incomplete=True)
         return answer
+
+    def _begin(self, key: PartitionKey, spec: Spec, fill: Fill | None = None) -> Generation:
+        partition = self._partition(key)
+        with partition.changing:
+            if partition.in_state(State.BUILDING) is not None:
+                raise PartitionConflict(f"{key} has a generation that is being built: switch to it or retire it.")
+            opened = self._generations.make(key, spec, State.BUILDING, fill)
+            with partition.gate.alone():
+                self._generations.commit(opened)
+                partition.generations = (*partition.generations, opened)
+            return opened.generation
 
     def _create(self, key: PartitionKey, encoder: EncoderId, items: Sequence[Item]) -> Partition:
         """Raises InvalidInput before anything is made where the items would be refused."""
@@ -266,89 +256,26 @@ class Partitions:
             settings = self._settings.index_of(str(key), key.modality)
             dimension = _dimension(settings, items[0])
             checked_items(space_of(settings, dimension), items)
-            opened = self._make(key, encoder, dimension, settings, State.ACTIVE)
-            self._commit(opened)
-            self._directories.finish(opened.generation)
-            self._partitions = {**self._partitions, key: (partition := Partition(key, (opened,)))}
-            return partition
+            return self._added(key, Spec(encoder, dimension, settings))
 
-    def _make(
-        self, key: PartitionKey, encoder: EncoderId, dimension: int, settings: IndexSettings, state: State
-    ) -> OpenGeneration:
-        """A directory and an open index that no row names yet."""
-        used = [generation.number for generation in self._catalog.of(key)] + self._directories.numbers(key)
-        now = time.time()
-        switched_at = now if state is State.ACTIVE else None
-        generation = Generation(key, max(used, default=0) + 1, encoder, dimension, settings, state, now, switched_at)
-        directory = self._directories.make(generation)
-        self._step("directory made")
-        try:
-            opened = OpenGeneration(generation, self._backend.open(generation, directory, create=True))
-        except Exception:
-            self._directories.remove(generation)
-            raise
-        self._step("index opened")
-        return opened
-
-    def _commit(self, opened: OpenGeneration) -> None:
-        try:
-            self._catalog.add(opened.generation)
-        except Exception:
-            self._dispose(opened)
-            raise
-        self._step("row committed")
+    def _added(self, key: PartitionKey, spec: Spec, fill: Fill | None = None) -> Partition:
+        opened = self._generations.make(key, spec, State.ACTIVE, fill)
+        self._generations.commit(opened)
+        partition = Partition(key, (opened,))
+        self._partitions = {**self._partitions, key: partition}
+        return partition
 
     def _change(self, key: PartitionKey, coming: State | None, transaction: Callable[[], None]) -> None:
-        """Run a transaction of the catalog, then follow it. `coming`: the state of what is about to be searched."""
+        """`coming`: the state of what is about to be searched."""
         partition = self._partition(key)
         with partition.changing:
             new = None if coming is None else partition.in_state(coming)
             if new is not None and new.damage is not None:
                 raise PartitionConflict(f"Generation {new.generation.number} of {key} is damaged: {new.damage}")
             with partition.gate.alone():
-                transaction()
-                self._step("change committed")
-                retired = self._follow(partition)
+                retired = self._generations.change(partition, transaction)
             for opened in retired:
-                self._dispose(opened)
-
-    def _follow(self, partition: Partition) -> list[OpenGeneration]:
-        """Take over the catalog's states; returns the generations that are retired now."""
-        rows = {generation.number: generation for generation in self._catalog.of(partition.key)}
-        for opened in partition.generations:
-            opened.generation = rows[opened.generation.number]
-        retired = [opened for opened in partition.generations if not opened.generation.living]
-        partition.generations = tuple(opened for opened in partition.generations if opened.generation.living)
-        return retired
-
-    def _dispose(self, opened: OpenGeneration) -> None:
-        opened.close()
-        self._backend.drop(opened.generation)
-        self._directories.remove(opened.generation)
-        self._step("data removed")
-
-    def _open_all(self) -> dict[PartitionKey, Partition]:
-        living = [generation for generation in self._catalog.generations() if generation.living]
-        with ThreadPoolExecutor(_OPENING_THREADS, thread_name_prefix="open") as pool:
-            opened = list(pool.map(self._open, living))
-        partitions = {generation.partition: Partition(generation.partition, ()) for generation in living}
-        for one in opened:
-            partition = partitions[one.generation.partition]
-            partition.generations = (*partition.generations, one)
-        for key in self._directories.unknown(self._catalog.generations()):
-            partitions.setdefault(key, Partition(key, ()))  # refuses: it must not be made anew beside old data
-        return partitions
-
-    def _open(self, generation: Generation) -> OpenGeneration:
-        directory = self._directories.path_of(generation)
-        try:
-            if not directory.is_dir():
-                raise IndexDamaged("its directory is gone; restore it from a backup")
-            return OpenGeneration(generation, self._backend.open(generation, directory, create=False))
-        except Exception as error:  # one partition's trouble is not the others'
-            logger.exception("similarity: generation %d of %s does not open", generation.number, generation.partition)
-            reason = str(error) if isinstance(error, IndexDamaged) else type(error).__name__
-            return OpenGeneration(generation, None, reason)
+                self._generations.dispose(opened)
 
 
 def _dimension(settings: IndexSettings, item: Item) -> int:

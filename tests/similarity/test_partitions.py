@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -15,10 +16,11 @@ import pytest
 from numpy.typing import NDArray
 
 from deployments.runtime.errors import InvalidInput, NotFound, PartitionConflict, WrongEncoder
-from deployments.similarity.backends import MemoryBackend
+from deployments.similarity.backends import EmbeddedBackend, MemoryBackend
 from deployments.similarity.catalog import Generation, State
 from deployments.similarity.content import EncoderId, PartitionKey
 from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.generations import Spec
 from deployments.similarity.node_settings import SimilaritySettings
 from deployments.similarity.partitions import Partitions
 from deployments.similarity.root_lock import RootLocked
@@ -51,7 +53,7 @@ class World:
     def die(self) -> None:
         """What the operating system does of a dead owner."""
         assert self.owner is not None
-        self.owner._lock.release()
+        self.owner._generations._lock.release()
         self.owner._catalog.close()
 
     def reopen(self) -> Partitions:
@@ -374,6 +376,105 @@ def test_data_that_an_older_catalog_does_not_know_is_kept_and_its_partition_refu
         again.upsert(KEY, OLD, [item("b")])
     assert f"{KEY}/g0001" in directories(world)
     again.close()
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+import numpy as np
+from deployments.similarity.backends import EmbeddedBackend
+from deployments.similarity.content import EncoderId, PartitionKey
+from deployments.similarity.node_settings import SimilaritySettings
+from deployments.similarity.generations import Spec
+from deployments.similarity.partitions import Partitions
+from deployments.similarity.values import Item
+
+root, at = sys.argv[1:]
+seen = []
+
+def step(name):
+    seen.append(name)
+    if f"{name} {seen.count(name)}" == at:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+key = PartitionKey.parse("posts.hi.video.visual")
+owner = Partitions(SimilaritySettings(directory=Path(root)), EmbeddedBackend(), step=step)
+for version in ("1", "2", "3"):
+    if version != "1":
+        owner.begin(key, EncoderId("clip", version), 8)
+    items = [Item(id, np.ones(8, np.float32)) for id in ("a", version)]
+    owner.upsert(key, EncoderId("clip", version), items)
+    print(f"written {version}", flush=True)
+    if version != "1":
+        owner.switch(key)
+        print(f"switched {version}", flush=True)
+"""
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        *(f"{step} {n}" for n in (1, 2, 3) for step in ("directory made", "index opened", "row committed")),
+        "change committed 1",
+        "change committed 2",
+        "data removed 1",
+        "never",
+    ],
+)
+def test_an_owner_killed_at_any_step_loses_nothing_it_acknowledged(tmp_path: Path, at: str) -> None:
+    child = subprocess.run([sys.executable, "-c", _KILLED, str(tmp_path), at], capture_output=True, text=True)
+    assert child.returncode == (0 if at == "never" else -9), child.stderr
+    said = child.stdout.splitlines()
+    owner = Partitions(SimilaritySettings(directory=tmp_path, lock_wait_s=0), EmbeddedBackend())
+    assert owner.damaged() == {}
+    if "written 1" in said:
+        live = owner.encoder(KEY).version
+        assert live in (said[-1].split()[1], str(int(said[-1].split()[1]) - 1))
+        assert f"switched {live}" in said or live == "1" or at.startswith(("change", "data"))
+        assert owner.scan(KEY) == sorted({"a", live})
+    again = str(int(owner.encoder(KEY).version) + 10) if owner.keys_of() else "1"
+    if owner.keys_of() and (building := owner.info(KEY).generations[-1].generation).state is State.BUILDING:
+        owner.retire(KEY, building.number)
+    if owner.keys_of():
+        owner.begin(KEY, EncoderId("clip", again), 8)
+    owner.upsert(KEY, EncoderId("clip", again), [item("z")])
+    owner.close()
+    live_directories = {path.name for path in (tmp_path / str(KEY)).iterdir()}
+    rows = Partitions(SimilaritySettings(directory=tmp_path, lock_wait_s=0), EmbeddedBackend())
+    assert live_directories == {one.generation.name for one in rows.info(KEY).generations}
+    rows.close()
+
+
+# --- restore ---
+
+
+def test_a_backup_becomes_the_live_generation_and_can_be_rolled_back(tmp_path: Path) -> None:
+    owner = Partitions(SimilaritySettings(directory=tmp_path / "root", lock_wait_s=0), EmbeddedBackend())
+    owner.upsert(KEY, OLD, [item("then")])
+    owner.close()
+    kept = tmp_path / "kept"
+    shutil.copytree(tmp_path / "root" / str(KEY) / "g0001", kept)
+    owner = Partitions(SimilaritySettings(directory=tmp_path / "root", lock_wait_s=0), EmbeddedBackend())
+    owner.upsert(KEY, OLD, [item("since")])
+
+    def fill(directory: Path) -> None:
+        shutil.copytree(kept, directory, dirs_exist_ok=True)
+
+    def tear(directory: Path) -> None:
+        fill(directory)
+        (directory / "rows.db").write_bytes(b"torn" * 1000)
+
+    with pytest.raises(IndexDamaged):
+        owner.restore(KEY, Spec(OLD, 8, IndexSettings()), tear)
+    assert owner.scan(KEY) == ["since", "then"]
+    owner.restore(KEY, Spec(OLD, 8, IndexSettings()), fill)
+    assert owner.scan(KEY) == ["then"]
+    owner.rollback(KEY)
+    assert owner.scan(KEY) == ["since", "then"]
+    owner.restore(OTHER, Spec(OLD, 8, IndexSettings()), fill)
+    with owner.using(OTHER) as index:
+        assert index.count() == 1
+    owner.close()
 
 
 # --- damage ---
