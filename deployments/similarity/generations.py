@@ -90,7 +90,7 @@ class Generations:
             return OpenGeneration(generation, None, reason)
 
     def make(self, key: PartitionKey, spec: Spec, state: State, fill: Fill | None = None) -> OpenGeneration:
-        """A directory and an open index, empty or filled, that no row names yet. Raises what `fill` or the backend do."""
+        """A directory and an open index, empty or filled, that no row names yet. Raises what `fill` or opening does."""
         used = [generation.number for generation in self.catalog.of(key)] + self._directories.numbers(key)
         now = time.time()
         generation = Generation(

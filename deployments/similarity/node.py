@@ -137,11 +137,11 @@ class SimilarityNode:
         return await self._write(lambda: self._service.contents.remove(id, bank))
 
     async def stored(self, id: str, bank: str = Bank.POSTS) -> Content | None:
-        return await self._search(lambda: self._service.contents.stored(id, bank))
+        return await self._read(lambda: self._service.contents.stored(id, bank))
 
     async def ids(self, bank: str = Bank.POSTS, after: str = "", limit: int = 1000) -> list[str]:
         """Ids of indexed content greater than `after`, in the order of their UTF-8 bytes."""
-        return await self._search(lambda: self._service.contents.ids(bank, after, limit))
+        return await self._read(lambda: self._service.contents.ids(bank, after, limit))
 
     # --- items of one partition ---
 
@@ -158,12 +158,12 @@ class SimilarityNode:
     async def get_items(self, partition: str, ids: Sequence[str]) -> dict[str, Item]:
         """Raises NotFound where there is no such partition."""
         key = PartitionKey.parse(partition)
-        return await self._search(lambda: self._service.watched.get(key, ids, use="items"))
+        return await self._read(lambda: self._service.watched.get(key, ids, use="items"))
 
     # --- partitions ---
 
     async def partitions(self) -> list[PartitionInfo]:
-        return await self._search(self._service.infos)
+        return await self._read(self._service.infos)
 
     async def begin(
         self, partition: str, encoder: EncoderId, dimension: int, settings: IndexSettings | None = None
@@ -223,6 +223,11 @@ class SimilarityNode:
     # --- inside ---
 
     async def _search(self, call: Callable[[], T]) -> T:
+        result = await self._run(self._searches, call)
+        self._health.succeeded()
+        return result
+
+    async def _read(self, call: Callable[[], T]) -> T:
         return await self._run(self._searches, call)
 
     async def _write(self, call: Callable[[], T]) -> T:
@@ -233,14 +238,12 @@ class SimilarityNode:
 
     async def _run(self, threads: _Threads, call: Callable[[], T]) -> T:
         try:
-            result = await threads.run(call)
+            return await threads.run(call)
         except (*_NO_NEWS, Overloaded):
             raise
         except Exception as error:
             self._health.failed(error)
             raise
-        self._health.succeeded()
-        return result
 
     async def _probe(self) -> None:
         await self._searches.run(self._service.probe)
