@@ -1,0 +1,1 @@
+"""Similarity search: recall against speed and bytes, tails under writes, recovery."""
