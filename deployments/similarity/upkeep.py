@@ -202,6 +202,30 @@ class Upkeep:
                 self._publish(fresh, [entry.name])
                 index.between_writes(lambda: index.swap(change))
 
+    def retune(self, target: float | None = None) -> dict[str, int]:
+        """Measure nprobe or ef_search anew, to `target` recall@10 or the configured one, and search so from now on.
+
+        Template -> effort. The effort is kept until the next training, which measures by the configured target.
+        """
+        efforts: dict[str, int] = {}
+        with self._compacting, self._turn:
+            self.freeze()
+            segments = [part for part in self._index.view.segments if part.template is not None]
+            for part in sorted(segments, key=len, reverse=True):
+                assert part.template is not None
+                name = part.template.name
+                if name not in efforts:
+                    index = self._index
+                    efforts[name] = tuned(index.space, index.codes, index.settings, part, self._rest, target)
+                part.use_effort(efforts[name])
+            entries = [part.entry for part in segments if part.entry is not None]
+            store = self._index.store
+            store.publish(entries, [], [], store.covered_seq())
+            if self._growing.template is not None and self._growing.template.name in efforts:
+                effort = efforts[self._growing.template.name]
+                self._growing = self._fresh(dataclasses.replace(self._growing.template, effort=effort))
+        return efforts
+
     def index_stored(self) -> None:
         """What a bulk load put into the store, as segments. Nothing else is gathered or buffered meanwhile."""
         store = self._index.store
