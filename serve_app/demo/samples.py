@@ -47,6 +47,14 @@ def photo(name: str) -> bytes:
     return _package_file("scikit-image", f"skimage/data/{name}.png")
 
 
+def re_encoded(picture: bytes) -> bytes:
+    """The same picture in other bytes: half the size, as a JPEG."""
+    image = Image.open(io.BytesIO(picture)).convert("RGB")
+    buffer = io.BytesIO()
+    image.resize((image.width // 2, image.height // 2)).save(buffer, "JPEG", quality=70)
+    return buffer.getvalue()
+
+
 def edited(picture: bytes) -> bytes:
     """A near-duplicate: cropped by a tenth, brightened, re-encoded as a poor JPEG."""
     image = Image.open(io.BytesIO(picture)).convert("RGB")

@@ -21,7 +21,7 @@ from rich.console import Console
 from benchmarks.posts import make_video
 from serve_app.demo.checks import cosine
 from serve_app.demo.run import show
-from serve_app.demo.samples import PARAPHRASE, THREAT_HI, UNRELATED
+from serve_app.demo.samples import PARAPHRASE, THREAT_HI, UNRELATED, photo, re_encoded
 from tests.system.conftest import ROOT, Server
 
 PROMISED_FORWARD_AGE_S = 30
@@ -59,6 +59,33 @@ def test_a_real_video_gets_a_verdict_from_eyes_ears_and_words(http: httpx.Client
     assert http.get("/v1/posts/video-1").json() == verdict
 
 
+def upload(http: httpx.Client, post_id: str, picture: bytes) -> dict[str, Any]:
+    post = json.dumps(new_post(post_id, "image", None))
+    answer = http.post("/v1/posts", data={"post": post}, files={"media": ("photo", picture)})
+    verdict: dict[str, Any] = answer.raise_for_status().json()
+    return verdict
+
+
+def test_a_re_upload_is_recognised_until_its_original_is_erased(http: httpx.Client) -> None:
+    original = photo("coffee")
+    first = upload(http, "coffee-1", original)
+    assert first["similarity"]["status"] == "ok"
+    time.sleep(1)  # an acknowledged post is findable within a second
+    second = upload(http, "coffee-2", re_encoded(original))
+    assert [(match["use"], match["id"], match["stage"]) for match in second["matches"]] == [
+        ("duplicate", "coffee-1", "pdq")
+    ]
+    exact = upload(http, "coffee-3", original)
+    assert exact["reused_from"] == {"post_id": "coffee-1", "revision": 0}
+    time.sleep(1)
+    hits = http.post("/v1/search", json={"post_id": "coffee-1"}).raise_for_status().json()["results"]
+    assert {"coffee-2", "coffee-3"} <= {hit["id"] for hit in hits}
+    for post_id in ("coffee-1", "coffee-2", "coffee-3"):
+        assert http.delete(f"/v1/posts/{post_id}").status_code == 204
+    time.sleep(1)  # and an erased one is gone within a second
+    assert upload(http, "coffee-4", original)["matches"] == []
+
+
 def test_the_unmodified_openai_client_is_served(server: Server) -> None:
     client = OpenAI(base_url=f"{server.url}/v1", api_key="none needed")
     result = client.moderations.create(input=THREAT_HI).results[0]
@@ -91,7 +118,7 @@ def test_every_node_made_a_real_pass_lately(http: httpx.Client) -> None:
     ages = {
         node["node"]: node["last_forward_age_s"] for node in body["nodes"] if node["last_forward_age_s"] is not None
     }
-    assert set(ages) == {"media", "clip", "vggish", "xlmr", "fusion"}
+    assert set(ages) == {"media", "clip", "vggish", "xlmr", "fusion", "similarity"}
     assert all(age <= PROMISED_FORWARD_AGE_S for age in ages.values()), ages
 
 

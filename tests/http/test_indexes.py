@@ -1,0 +1,191 @@
+"""Items that are brought from outside, the list of partitions, and what a feed has shown."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.config import AppConfig
+from tests.http.graph_of_fakes import Graph, graph_of, picture, true_node
+
+ITEMS = "/v1/indexes/posts.hi.image.visual/items"
+ENCODER = {"name": "theirs", "version": "1"}
+VECTOR = [1.0, 0.0, 0.5, 0.0]
+
+
+@pytest.fixture(params=["fake", "node"])
+async def either(request: pytest.FixtureRequest, fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[Graph]:
+    if request.param == "fake":
+        async with graph_of(fake_config, tmp_path) as found:
+            yield found
+        return
+    async with true_node(tmp_path) as node, graph_of(fake_config, tmp_path, similarity=node) as found:
+        yield found
+
+
+@pytest.fixture
+async def graph(fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[Graph]:
+    async with true_node(tmp_path) as node, graph_of(fake_config, tmp_path, similarity=node) as found:
+        yield found
+
+
+async def put(graph: Graph, id_: str = "i1", **fields: Any) -> httpx.Response:
+    body = {"vector": VECTOR, "encoder": ENCODER} | fields
+    return await graph.client.put(f"{ITEMS}/{id_}", json={k: v for k, v in body.items() if v is not None})
+
+
+async def test_an_item_is_put_listed_and_deleted(graph: Graph) -> None:
+    answer = await put(graph, attributes={"from": "elsewhere"})
+    assert answer.json() == {"id": "i1", "partition": "posts.hi.image.visual", "status": "indexed"}
+    (listed,) = (await graph.client.get("/v1/indexes")).json()["partitions"]
+    assert (listed["partition"], listed["items"], listed["dimension"]) == ("posts.hi.image.visual", 1, 4)
+    assert (listed["encoder"], listed["damaged"]) == (ENCODER, None)
+    assert (await graph.client.get("/v1/indexes/posts.hi.image.visual")).json() == listed
+    assert (await graph.client.delete(f"{ITEMS}/i1")).status_code == 204
+    assert (await graph.client.delete(f"{ITEMS}/i1")).json()["error"]["code"] == "item_not_found"
+
+
+async def test_an_item_of_the_servers_own_encoder_is_found_by_media(either: Graph) -> None:
+    await either.post("p1", picture(1), language="hi")
+    await either.settle()
+    media = {"media_base64": base64.b64encode(picture(2)).decode()}
+    found = (await either.services.moderator.embed_images([picture(2)]))[0]
+    vector = [float(value) for value in found.vectors[0]]
+    answer = await either.client.put(f"{ITEMS}/i1", json={"vector": vector, "attributes": {"a": 1}})
+    assert answer.status_code == 200, answer.text
+    hits = (await either.client.post("/v1/search", json=media)).json()["results"]
+    assert next((hit["id"], hit["attributes"]) for hit in hits) == ("i1", {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("fields", "status", "code"),
+    [
+        ({"vector": None}, 400, "invalid_request"),
+        ({"vector": [0.0, 0.0, 0.0, 0.0]}, 400, "invalid_request"),
+        ({"vector": [1e300, 0.0, 0.0, 0.0]}, 400, "invalid_request"),
+        ({"vector": [1.0, 2.0]}, 400, "invalid_request"),
+        ({"vector": ["1"]}, 400, "invalid_request"),
+        ({"vector": [1.0] * 8193}, 400, "invalid_request"),
+        ({"signature": "00" * 32}, 400, "invalid_request"),
+        ({"vector": None, "signature": "f" * 64}, 400, "invalid_request"),
+        ({"encoder": {"name": "another", "version": "1"}}, 409, "wrong_encoder"),
+        ({"created_at": "yesterday"}, 400, "invalid_request"),
+        ({"attributes": {"_": {}}}, 400, "invalid_request"),
+        ({"attributes": {"a": "x" * 5000}}, 400, "invalid_request"),
+        ({"attributes": 3}, 400, "invalid_request"),
+        ({"content_type": "film"}, 400, "invalid_request"),
+    ],
+)
+async def test_a_bad_item_is_refused_and_changes_nothing(
+    graph: Graph, fields: dict[str, Any], status: int, code: str
+) -> None:
+    await put(graph, "i0")
+    answer = await put(graph, "i1", **fields)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
+    assert (await graph.client.get("/v1/indexes/posts.hi.image.visual")).json()["items"] == 1
+
+
+@pytest.mark.parametrize("partition", ["posts", "posts.hi.image", "posts.hi.image.visual.x", "Posts.hi.image.visual"])
+async def test_a_partitions_name_is_checked(graph: Graph, partition: str) -> None:
+    for method, path in (("GET", ""), ("PUT", "/items/i1"), ("DELETE", "/items/i1"), ("POST", "/items:batch")):
+        body = {"items": [{"op": "delete", "id": "x"}]} if method == "POST" else {"vector": VECTOR, "encoder": ENCODER}
+        answer = await graph.client.request(method, f"/v1/indexes/{partition}{path}", json=body)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "partition")
+    assert (await graph.client.get("/v1/indexes")).json()["partitions"] == []
+
+
+async def test_an_unknown_partition_is_404(graph: Graph) -> None:
+    for method, path in (("GET", ""), ("DELETE", "/items/i1")):
+        answer = await graph.client.request(method, f"/v1/indexes/posts.ta.video.audio{path}")
+        assert (answer.status_code, answer.json()["error"]["code"]) == (404, "partition_not_found")
+
+
+async def test_a_batch_changes_each_for_itself_in_order(graph: Graph) -> None:
+    good = {"vector": VECTOR, "encoder": ENCODER}
+    items = [
+        good | {"id": "a/b"},
+        good | {"id": "नमस्ते"},
+        {"id": "c", "vector": [0.0] * 4, "encoder": ENCODER},
+        {"op": "delete", "id": "a/b"},
+        {"op": "delete", "id": "never"},
+        {"op": "explode", "id": "x"},
+        "x",
+    ]
+    answer = await graph.client.post(f"{ITEMS}:batch", json={"items": items})
+    results = answer.json()["results"]
+    told = [result.get("status") or result["error"]["code"] for result in results]
+    refused = "invalid_request"
+    assert told == ["indexed", "indexed", refused, "deleted", "not_found", refused, refused]
+    assert (await graph.client.get("/v1/indexes/posts.hi.image.visual")).json()["items"] == 1
+    assert (await graph.client.post(f"{ITEMS}:batch", json={"items": [{}] * 65})).status_code == 413
+
+
+async def test_what_is_still_to_be_told_and_what_was_saved_is_listed(graph: Graph) -> None:
+    await graph.post("p1", picture(1))
+    listed = (await graph.client.get("/v1/indexes")).json()
+    assert (listed["waiting_jobs"], listed["reused_verdicts"]) == (1, 0)
+    assert listed["oldest_waiting"] is not None
+    await graph.settle()
+    await graph.post("p2", picture(1))
+    await graph.settle()
+    listed = (await graph.client.get("/v1/indexes")).json()
+    assert (listed["waiting_jobs"], listed["oldest_waiting"], listed["reused_verdicts"]) == (0, None, 1)
+
+
+async def check(graph: Graph, **asked: Any) -> tuple[bool, list[str]]:
+    answer = await graph.client.post("/v1/shown:check", json={"feed": "home"} | asked)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["shown"], [match["id"] for match in answer.json()["matches"]]
+
+
+async def test_a_feed_that_showed_it_knows_it_again_under_another_id(either: Graph) -> None:
+    await either.post("p1", picture(1))
+    await either.post("p2", picture(1, "JPEG", quality=60))
+    await either.settle()
+    assert await check(either, post_id="p1") == (False, [])
+    assert (await either.client.post("/v1/shown", json={"feed": "home", "post_id": "p1"})).status_code == 204
+    assert await check(either, post_id="p1") == (True, ["p1"])
+    assert await check(either, post_id="p2") == (True, ["p1"])
+    assert await check(either, media_base64=base64.b64encode(picture(1)).decode()) == (True, ["p1"])
+    assert await check(either, media_base64=base64.b64encode(picture(2)).decode()) == (False, [])
+    assert await check(either, post_id="p1", feed="other") == (False, [])
+
+
+async def test_long_ago_does_not_count(either: Graph) -> None:
+    await either.post("p1", picture(1))
+    await either.settle()
+    at = (datetime.now(UTC) - timedelta(hours=3)).isoformat()
+    await either.client.post("/v1/shown", json={"feed": "home", "post_id": "p1", "shown_at": at})
+    assert await check(either, post_id="p1", within_hours=2) == (False, [])
+    assert await check(either, post_id="p1", within_hours=4) == (True, ["p1"])
+
+
+@pytest.mark.parametrize(
+    ("asked", "status"),
+    [
+        ({"feed": "home"}, 400),
+        ({"feed": "Home", "post_id": "p1"}, 400),
+        ({"feed": "x" * 33, "post_id": "p1"}, 400),
+        ({"post_id": "p1"}, 400),
+        ({"feed": "home", "post_id": "p1", "media_base64": "AAAA"}, 400),
+        ({"feed": "home", "post_id": "p9"}, 404),
+        ({"feed": "home", "post_id": "p1", "shown_at": "2100-01-01T00:00:00Z"}, 400),
+        ({"feed": "home", "media_base64": "AAAA"}, 415),
+        ({"feed": "home", "post_id": "p1", "more": 1}, 400),
+    ],
+)
+async def test_a_bad_mark_is_refused(graph: Graph, asked: dict[str, Any], status: int) -> None:
+    assert (await graph.client.post("/v1/shown", json=asked)).status_code == status
+    assert (await graph.client.get("/v1/indexes")).json()["partitions"] == []
+
+
+@pytest.mark.parametrize("hours", [0, -1, "x", 1e9])
+async def test_a_bad_window_is_refused(graph: Graph, hours: Any) -> None:
+    asked = {"feed": "home", "post_id": "p1", "within_hours": hours}
+    assert (await graph.client.post("/v1/shown:check", json=asked)).json()["error"]["param"] == "within_hours"
