@@ -18,7 +18,7 @@ from deployments.similarity.exact import nearest_positions
 from deployments.similarity.segment import Part
 from deployments.similarity.settings import IndexSettings
 from deployments.similarity.spaces import Space
-from deployments.similarity.store import StoredRow
+from deployments.similarity.stored import StoredRow
 from deployments.similarity.table import Codebooks, GrowingTable, Table
 from deployments.similarity.values import Filter, Neighbours
 
@@ -139,7 +139,6 @@ class Searcher:
             self._from_buffer(buffer, queries, vectors, want, filter, excluded) for buffer in view.buffers()
         )
         found = [candidates for candidates in from_buffers if candidates is not None]
-        dropped = False
         for part in view.parts():
             mask = None if filter is None else part.table.passing(filter, self._books, excluded)
             candidates = self._from_part(part, queries, vectors, want, mask, exact, probes, effort)
@@ -147,11 +146,7 @@ class Searcher:
                 found.append(candidates)
         if not found:
             return Found([Neighbours((), np.empty(0, np.float32)) for _ in queries], False)
-        for candidates in found:
-            dead = (candidates.positions >= 0) & ~candidates.table.alive[candidates.positions]
-            if dead.any():
-                dropped = True
-                candidates.positions[dead] = -1
+        dropped = sum(_without_dead(candidates) for candidates in found) > 0
         neighbours, doubled = self._ranked(queries, found, k, want, threshold)
         return Found(neighbours, dropped or doubled)
 
@@ -204,8 +199,9 @@ class Searcher:
             return self._of_codes(part, scores, positions)
         spare = min(dead, 16 + 2 * want * dead // len(part))
         scores, positions = self._codes.search(part.index, probe, want + spare, None)
-        living = (part.table.alive[positions] & (positions >= 0)).sum(axis=1)
-        if ((living < min(want, len(part) - dead)) & (positions[:, -1] >= 0)).any():  # the dead crowd out the living
+        full = positions[:, -1] >= 0
+        if full.any() and (part.table.alive[positions].sum(axis=1)[full] < min(want, len(part) - dead)).any():
+            # the dead crowd out the living
             if self._space.binary:
                 chosen = np.flatnonzero(part.table.alive)
                 best = nearest_positions(self._space, queries, part.table, chosen, want)
@@ -260,7 +256,7 @@ class Searcher:
         positions = np.concatenate([candidates.positions for candidates in found], axis=1)
         owners = np.repeat(np.arange(len(found)), [candidates.positions.shape[1] for candidates in found])
         if not self._codes.ascending:
-            keys = -keys
+            np.negative(keys, out=keys)
         keys[positions < 0] = np.inf
         exact = [candidates.exact for candidates in found]
         keep = k + 1 if all(exact) else want
@@ -270,16 +266,14 @@ class Searcher:
             keys, positions, owners = keys[rows, best], positions[rows, best], owners[best]
         else:
             owners = np.broadcast_to(owners, keys.shape)
-        scores = self._true(keys)
+        scores = self._true(keys) if any(exact) else np.empty_like(keys)
         for part, candidates in enumerate(found):
             if candidates.exact:
                 continue
             mine = (owners == part) & (positions >= 0)
-            for row, query in enumerate(queries):
-                some = mine[row]
-                places = positions[row, some]
-                if len(places):
-                    scores[row, some] = self._space.scores(query, candidates.table.rows.take(places))
+            counts = mine.sum(axis=1).tolist()
+            rows_of = candidates.table.rows.take(positions[mine])
+            scores[mine] = self._space.grouped_scores(queries, rows_of, counts)
         scores[positions < 0] = -np.inf if self._space.higher_is_better else np.inf
         order = np.argsort(-scores if self._space.higher_is_better else scores, axis=1, kind="stable")[:, : k + 1]
         scores, positions, owners = scores[rows, order], positions[rows, order], owners[rows, order]
@@ -307,6 +301,17 @@ class Searcher:
         return scores
 
 
+def _without_dead(candidates: _Candidates) -> bool:
+    """Take them out; whether there were any."""
+    positions = candidates.positions
+    dead = ~candidates.table.alive[positions]
+    dead &= positions >= 0
+    if not dead.any():
+        return False
+    positions[dead] = -1
+    return True
+
+
 def _named(
     found: Sequence[_Candidates],
     owners: NDArray[np.intp],
@@ -315,7 +320,8 @@ def _named(
     k: int,
 ) -> tuple[Neighbours, bool]:
     """With ids, each once: of a row and its replacement the newer. Whether there was such a pair."""
-    ids = [found[owner].table.ids[place] for owner, place in zip(owners.tolist(), places.tolist(), strict=True)]
+    tables = [candidates.table.ids for candidates in found]
+    ids = [tables[owner][place] for owner, place in zip(owners.tolist(), places.tolist(), strict=True)]
     if len(set(ids)) == len(ids):
         return Neighbours(tuple(ids[:k]), scores[:k]), False
     newest: dict[str, int] = {}
