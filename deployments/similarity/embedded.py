@@ -264,6 +264,28 @@ class EmbeddedIndex:
         """Do `work` on the writing thread, after what was submitted before and ahead of what comes."""
         self._commits.submit(work).result()
 
+    # --- for verify ---
+
+    @property
+    def loading(self) -> bool:
+        """Rows of a bulk load are in the store and not yet to be found."""
+        return self._loading
+
+    def discard(self, seqs: Sequence[int]) -> None:
+        """Give up rows that are beyond repair."""
+
+        def discard() -> None:
+            self._store.discard(seqs)
+            self._follow(Written(removed=list(seqs)))
+
+        self.between_writes(discard)
+
+    def rewrite(self, items: Sequence[Item]) -> None:
+        """Replace items; vectors are taken as they are, for what was stored before."""
+        self._written(items)
+
+    # --- inside ---
+
     def _written(self, operation: _Operation) -> Written:
         with self._room:
             while len(self._view.sealed) >= MAX_SEALED_BUFFERS and self.upkeep.running and not self._closed:

@@ -11,7 +11,6 @@ would checkpoint on closing, and with that throw away what is left of a damaged 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import hashlib
 import json
 import sqlite3
@@ -58,6 +57,7 @@ CREATE TABLE segments (name TEXT PRIMARY KEY, first_seq INTEGER NOT NULL, last_s
 INSERT INTO state VALUES (1, 0, 0, 0, x'0000000000000000', 0);
 """
 _COLUMNS = "seq, id, created_at, language, content_type, attributes, vector, frames, checksum"
+_QUALIFIED = ", ".join(f"rows.{name}" for name in _COLUMNS.split(", "))
 _RESTORE = "restore the index from a backup, or `parakh index verify --accept-loss`"
 
 
@@ -160,7 +160,8 @@ class RowStore:
         return [str(name) for name, entry in self._entries() if entry is None]
 
     def covered_seq(self) -> int:
-        return int(self._read("SELECT covered_seq FROM state")[0][0])
+        found = self._read("SELECT covered_seq FROM state")
+        return int(found[0][0]) if found else 0
 
     def tombstones(self) -> list[int]:
         return [seq for (seq,) in self._read("SELECT seq FROM tombstones ORDER BY seq")]
@@ -172,10 +173,24 @@ class RowStore:
             yield found
             after = found[-1].seq
 
-    def some_rows(self, after: int, last: int, limit: int) -> list[StoredRow]:
-        """The first `limit` rows with after < seq <= last."""
+    def some_rows(self, after: int, last: int, limit: int, look: sqlite3.Connection | None = None) -> list[StoredRow]:
+        """The first `limit` rows with after < seq <= last; through `look`, if given."""
         query = f"SELECT {_COLUMNS} FROM rows WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT ?"  # noqa: S608
-        return [stored_row(row) for row in self._read(query, (after, last, limit))]
+        parameters = (after, last, limit)
+        found = self._read(query, parameters) if look is None else look.execute(query, parameters).fetchall()
+        return [stored_row(row) for row in found]
+
+    def some_frames(self, after: int, limit: int, look: sqlite3.Connection) -> list[tuple[StoredRow, bytes | None]]:
+        """The first `limit` rows with seq > after that have, or should have, frames; and those."""
+        query = (
+            f"SELECT {_QUALIFIED}, data FROM rows LEFT JOIN frames USING (seq) "  # noqa: S608
+            "WHERE seq > ? AND (length(rows.frames) OR data IS NOT NULL) ORDER BY seq LIMIT ?"
+        )
+        return [(stored_row(row[:-1]), row[-1]) for row in look.execute(query, (after, limit))]
+
+    def frames_of(self, seq: int) -> bytes | None:
+        found = self._read("SELECT data FROM frames WHERE seq = ?", (seq,))
+        return found[0][0] if found else None
 
     def by_seqs(self, seqs: Sequence[int]) -> dict[int, StoredRow]:
         return {row.seq: row for chunk in _chunks(seqs) for row in self._where("seq", chunk)}
@@ -188,9 +203,8 @@ class RowStore:
         found: list[tuple[StoredRow, bytes | None]] = []
         for chunk in _chunks(ids):
             marks = ",".join("?" * len(chunk))
-            columns = ", ".join(f"rows.{name}" for name in _COLUMNS.split(", "))
-            query = f"SELECT {columns}, data FROM rows LEFT JOIN frames USING (seq) WHERE id IN ({marks})"  # noqa: S608
-            found += [(stored_row(columns), data) for *columns, data in self._read(query, chunk)]
+            query = f"SELECT {_QUALIFIED}, data FROM rows LEFT JOIN frames USING (seq) WHERE id IN ({marks})"  # noqa: S608
+            found += [(stored_row(row[:-1]), row[-1]) for row in self._read(query, chunk)]
         return found
 
     def seqs_of(self, ids: Iterable[str]) -> list[int]:
@@ -207,6 +221,15 @@ class RowStore:
         """What the index is, as it was fixed at its creation."""
         return {key: value for key, value in self._meta().items() if key not in ("format", "checksum")}
 
+    @property
+    def highest_seq(self) -> int:
+        return int(self._read("SELECT coalesce(max(seq), 0) FROM rows")[0][0])
+
+    @property
+    def identity_sound(self) -> bool:
+        stored = self._meta()
+        return stored.pop("checksum", None) == _meta_sum(stored)
+
     def counted(self) -> Mark:
         """The mark that the rows themselves add up to, as they are now."""
         with self._write_lock:
@@ -219,7 +242,7 @@ class RowStore:
 
     def look(self) -> sqlite3.Connection:
         """A read-only connection of its own, for what takes long. The caller closes it."""
-        return _connect_to_read(self._path)
+        return connect_to_read(self._path)
 
     # --- repair ---
 
@@ -235,12 +258,10 @@ class RowStore:
         with self._transaction():
             self._writer.execute("REINDEX")
 
-    def discard(self, seqs: Sequence[int], frames: Sequence[int] = ()) -> None:
-        """Give up rows (and frames of others) that are beyond repair, and take what is left as the truth."""
+    def discard(self, seqs: Sequence[int]) -> None:
+        """Give up rows that are beyond repair, and take what is left as the truth."""
         with self._write_lock:
             with self._transaction():
-                for seq in frames:
-                    self._drop_frames(seq)
                 for table in ("rows", "frames"):
                     self._writer.executemany(f"DELETE FROM {table} WHERE seq = ?", [(seq,) for seq in seqs])  # noqa: S608
                 self._writer.executemany("INSERT OR IGNORE INTO tombstones VALUES (?)", [(seq,) for seq in seqs])
@@ -248,11 +269,17 @@ class RowStore:
                 self._save(mark)
             self._acknowledge(mark)
 
+    def mark_again(self) -> None:
+        """Both slots of the mark anew."""
+        with self._write_lock:
+            self._acknowledge_again(self.mark)
+            self._acknowledge_again(self.mark)
+
     def accept(self) -> None:
         """Take what is there as the truth, whatever was acknowledged. Seqs go on from the higher of the two."""
         acknowledged = self._high_water_file.read() or Mark(0, 0, 0, 0)
         with self._write_lock:
-            last_seq = max(acknowledged.last_seq, self.mark.last_seq, self._highest_seq())
+            last_seq = max(acknowledged.last_seq, self.mark.last_seq, self.highest_seq)
             self.mark = Mark(max(acknowledged.commit, self.mark.commit), last_seq, 0, 0)
             with self._transaction():
                 self._writer.execute("INSERT OR IGNORE INTO state VALUES (1, 0, 0, 0, x'', 0)")
@@ -278,12 +305,12 @@ class RowStore:
         if not self._path.exists() or (self._path.stat().st_size == 0 and not _wal(self._path)):
             if marked or not create or identity is None:
                 raise IndexDamaged(f"{self._path} is missing or empty; restore the index from a backup")
-            self._create(identity)
-        self._reader = self._kept(_connect_to_read(self._path))
+            create_database(self._path, identity)
+        self._reader = self._kept(connect_to_read(self._path))
         if not self._has_schema():
             if marked or not create or identity is None:
                 raise IndexDamaged(f"{self._path} holds no rows; restore the index from a backup")
-            self._create(identity)
+            create_database(self._path, identity)
         if identity is not None:
             self._check_identity(identity)
         self._high_water = HighWater(directory / HIGH_WATER)
@@ -296,17 +323,10 @@ class RowStore:
             raise IndexDamaged(self.fault.message)
         self._writer = self._kept(_connect(self._path))
         self._checkpointer = self._kept(_connect(self._path))
-        if self.fault is None and self._high_water.read() != self.mark:  # the crash came between a commit and its mark
+        if (
+            self.fault is None and not tolerant and self._high_water.read() != self.mark
+        ):  # the crash came between a commit and its mark
             self._high_water.write(self.mark)
-
-    def _create(self, identity: Mapping[str, str]) -> None:
-        meta = {"format": str(FORMAT), **identity}
-        with contextlib.closing(_connect(self._path)) as connection:
-            connection.execute("BEGIN IMMEDIATE")
-            for statement in _SCHEMA.split(";\n"):
-                connection.execute(statement)
-            connection.executemany("INSERT INTO meta VALUES (?, ?)", [*meta.items(), ("checksum", _meta_sum(meta))])
-            connection.execute("COMMIT")
 
     def _kept(self, connection: sqlite3.Connection) -> sqlite3.Connection:
         self._open_connections.append(connection)
@@ -397,14 +417,6 @@ class RowStore:
     def _insert_row(self, row: StoredRow) -> None:
         self._writer.execute("INSERT INTO rows VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row_columns(row))
 
-    def _drop_frames(self, seq: int) -> None:
-        """The row stays, without frames."""
-        row = self._writer.execute(f"SELECT {_COLUMNS} FROM rows WHERE seq = ?", (seq,)).fetchone()  # noqa: S608
-        self._writer.execute("DELETE FROM frames WHERE seq = ?", (seq,))
-        if row is not None and (old := stored_row(row)).sound and old.frames:
-            checksum = to_blob(dataclasses.replace(old, frames=b"").summed)
-            self._writer.execute("UPDATE rows SET frames = x'', checksum = ? WHERE seq = ?", (checksum, seq))
-
     def _save(self, mark: Mark) -> None:
         columns = (mark.commit, mark.last_seq, mark.items, to_blob(mark.digest))
         self._writer.execute("UPDATE state SET commits = ?, last_seq = ?, items = ?, digest = ?", columns)
@@ -415,9 +427,6 @@ class RowStore:
             items, digest = items + 1, (digest + from_blob(checksum)) % _MODULO
         return Mark(commit, self.mark.last_seq, items, digest)
 
-    def _highest_seq(self) -> int:
-        return int(self._read("SELECT coalesce(max(seq), 0) FROM rows")[0][0])
-
     def _has_schema(self) -> bool:
         return bool(self._read("SELECT count(*) FROM sqlite_master WHERE name = 'state'")[0][0])
 
@@ -426,8 +435,7 @@ class RowStore:
 
     def _check_identity(self, identity: Mapping[str, str]) -> None:
         stored = self._meta()
-        checksum = stored.pop("checksum", None)
-        if checksum != _meta_sum(stored):
+        if not self.identity_sound:
             raise IndexDamaged(f"what {ROWS} says of itself is damaged; restore the index from a backup")
         if stored.get("format") != str(FORMAT):
             raise IndexDamaged(f"{ROWS} has format {stored.get('format')}, and this version reads {FORMAT}")
@@ -483,6 +491,17 @@ class _State:
         return Mark(commit, self.last_seq, self.items, self.digest)
 
 
+def create_database(path: Path, identity: Mapping[str, str]) -> None:
+    """Empty rows; on return they are on the disk."""
+    meta = {"format": str(FORMAT), **identity}
+    with contextlib.closing(_connect(path)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA.split(";\n"):
+            connection.execute(statement)
+        connection.executemany("INSERT INTO meta VALUES (?, ?)", [*meta.items(), ("checksum", _meta_sum(meta))])
+        connection.execute("COMMIT")
+
+
 def sound_frames(row: StoredRow, data: bytes | None) -> bool:
     """Whether `data` are the frames that `row` was written with."""
     return data is None if not row.frames else data is not None and frames_checksum(row.seq, data) == row.frames
@@ -498,7 +517,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _connect_to_read(path: Path) -> sqlite3.Connection:
+def connect_to_read(path: Path) -> sqlite3.Connection:
     """Closing it leaves the write-ahead log as it is."""
     uri = f"file:{quote(str(path.absolute()))}?mode=ro"
     connection = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False, cached_statements=256)
