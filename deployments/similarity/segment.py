@@ -21,6 +21,7 @@ from deployments.similarity import codes as faiss_codes
 from deployments.similarity import rows as row_files
 from deployments.similarity.codes import Codes, Template
 from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.gpu import Gpu, GpuPart
 from deployments.similarity.high_water import flush
 from deployments.similarity.rows import FixedRows, Rows, concatenated
 from deployments.similarity.spaces import Space
@@ -42,6 +43,7 @@ class Part:
     lists: NDArray[np.int32]  # (n,) inverted list of each row under the template
     entry: SegmentEntry | None = None  # where it is on disk
     dead: int = 0
+    gpu: GpuPart | None = None  # the same codes on the device
 
     def __len__(self) -> int:
         return len(self.table)
@@ -91,11 +93,12 @@ class Source:
 class SegmentFiles:
     """The directory of an index's segments."""
 
-    def __init__(self, directory: Path, space: Space, codes: Codes, books: Codebooks) -> None:
+    def __init__(self, directory: Path, space: Space, codes: Codes, books: Codebooks, gpu: Gpu | None = None) -> None:
         self._directory = directory
         self._space = space
         self._codes = codes
         self._books = books
+        self._gpu = gpu
         if not directory.exists():
             directory.mkdir()
             flush(directory.parent)
@@ -170,7 +173,8 @@ class SegmentFiles:
         if index.ntotal != len(table):
             raise IndexDamaged(f"segment {entry.name}: its parts do not belong together")
         lists = row_files.mapped(self._directory / entry.name / "lists.npy")
-        return Part(table, index, template, lists, entry)
+        gpu = None if self._gpu is None else self._gpu.part(index)
+        return Part(table, index, template, lists, entry, gpu=gpu)
 
     def _template(
         self, index: Any, described: Mapping[str, Any] | None, templates: Mapping[str, Template]

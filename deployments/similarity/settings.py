@@ -51,11 +51,24 @@ class IndexSettings(Frozen):
     snapshot_s: float = Field(
         300.0, gt=0, description="At most so long until new rows are in a segment file; a restart replays the rest."
     )
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, or cuda:N for large segments.")
+    device: str = Field(
+        "cpu",
+        pattern=r"^(cpu|cuda(:\d+)?)$",
+        description="cpu, or cuda:N to search large segments there (FLAT, IVF_FLAT and IVF_SQ8).",
+    )
 
     @property
     def candidates_per_neighbour(self) -> int:
         return self.rerank or (10 if self.index_type in ("IVF_PQ", "IVF_RABITQ") else 4)
+
+    @model_validator(mode="after")
+    def _device_types(self) -> IndexSettings:
+        on_gpu = self.index_type in ("FLAT", "IVF_FLAT", "IVF_SQ8") and self.metric not in BINARY_METRICS
+        if self.device != "cpu" and not on_gpu:
+            raise ValueError(
+                f"index_type {self.index_type} with metric {self.metric} has no form for a GPU: device cpu"
+            )
+        return self
 
     @model_validator(mode="after")
     def _binary_types(self) -> IndexSettings:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from deployments.similarity.codes import Codes, Probe, one_thread
 from deployments.similarity.exact import nearest_positions
+from deployments.similarity.gpu import MAX_K as GPU_MAX_K
 from deployments.similarity.segment import Part
 from deployments.similarity.settings import IndexSettings
 from deployments.similarity.spaces import Space
@@ -194,11 +195,15 @@ class Searcher:
                 return self._scored(part.table, queries, best)
         probe = self._probe(part, vectors, probes, effort)
         dead = part.dead
-        if mask is not None or not dead:
-            scores, positions = self._codes.search(part.index, probe, want, mask)
+        if mask is not None:
+            return self._of_codes(part, *self._codes.search(part.index, probe, want, mask))
+        spare = min(dead, 16 + 2 * want * dead // len(part)) if dead else 0
+        if part.gpu is not None and want + spare <= GPU_MAX_K:
+            scores, positions = part.gpu.search(probe, min(want + spare, len(part)))
+        else:
+            scores, positions = self._codes.search(part.index, probe, want + spare)
+        if not dead:
             return self._of_codes(part, scores, positions)
-        spare = min(dead, 16 + 2 * want * dead // len(part))
-        scores, positions = self._codes.search(part.index, probe, want + spare, None)
         full = positions[:, -1] >= 0
         if full.any() and (part.table.alive[positions].sum(axis=1)[full] < min(want, len(part) - dead)).any():
             # the dead crowd out the living
@@ -210,7 +215,8 @@ class Searcher:
         return self._of_codes(part, scores, positions)
 
     def _of_codes(self, part: Part, scores: NDArray[Any], positions: NDArray[np.int64]) -> _Candidates:
-        exact = (self._codes.exact or part.template is None) and self._space.metric != "jaccard"
+        rows_themselves = (self._codes.exact or part.template is None) and part.gpu is None
+        exact = rows_themselves and self._space.metric != "jaccard"
         return _Candidates(part.table, scores.astype(np.float32, copy=False), positions, exact)
 
     def _probe(self, part: Part, vectors: NDArray[Any], probes: dict[str, Probe], effort: int | None) -> Probe:
