@@ -24,6 +24,7 @@ from deployments.similarity.codes import Codes
 from deployments.similarity.commits import GroupCommit
 from deployments.similarity.content import EncoderId
 from deployments.similarity.errors import IndexClosed, IndexUnwritable
+from deployments.similarity.gpu import gpu_of
 from deployments.similarity.recovery import recovered
 from deployments.similarity.segment import SegmentFiles
 from deployments.similarity.settings import IndexSettings
@@ -71,7 +72,9 @@ class EmbeddedIndex:
         self._space = space_of(settings, dimension)
         self._codes = Codes(self._space, settings)
         self._books = Codebooks(Codebook(), Codebook())
-        self._files = SegmentFiles(directory / "segments", self._space, self._codes, self._books)
+        self._files = SegmentFiles(
+            directory / "segments", self._space, self._codes, self._books, gpu_of(settings.device)
+        )
         self._searcher = Searcher(self._space, self._codes, settings, self._books)
         self._store = RowStore(directory, _identity(settings, self._space, encoder), create=create)
         self._lock = threading.Lock()  # over the view's swap and the death of rows; searches never take it
