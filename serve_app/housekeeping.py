@@ -1,4 +1,4 @@
-"""What nobody waits for: keys past their time, files that no post needs, media past its retention.
+"""What nobody waits for: keys and counts past their time, files that no post needs, media past its retention.
 
 A file is stored before its post, so a crash, a client that leaves or a refused post can leave one behind. Whatever no
 post refers to after a grace period longer than any request is deleted, and so is what a broken-off put left.
@@ -30,6 +30,7 @@ async def keep_house(services: Services) -> None:
                 next_store_sweep = clock() + pause_s
                 await note_garbage(services)
             await services.records.posts.purge_keys()
+            await services.records.references.forget_matches(services.indexing.quarantine_window_s)
             await services.records.garbage.sweep(services.media_store.delete)
         except Exception:  # the edge of the task: it outlives a sick database or store
             log.exception("housekeeping failed; it will try again")

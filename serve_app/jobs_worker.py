@@ -28,6 +28,7 @@ from serve_app.http.services import Services
 from serve_app.http.settings import JobSettings
 from serve_app.media_store import MediaMissing
 from serve_app.posts import MediaSource, Verdict
+from serve_app.reconciler import keep_reconciled
 from serve_app.records.errors import LeaseLost, PostErased
 from serve_app.records.jobs import JobStore
 from serve_app.records.values import Lease
@@ -132,23 +133,25 @@ class JobWorker:
         self._wake = asyncio.Event()
         self._stopping = False
         self._loop: asyncio.Task[None] | None = None
-        self._house: asyncio.Task[None] | None = None
+        self._beside: list[asyncio.Task[None]] = []  # what nobody waits for
 
     def start(self) -> None:
         if self._loop is None and self._settings.concurrency > 0:
             self._loop = asyncio.create_task(self._run(), name="job worker")
-            self._house = asyncio.create_task(keep_house(self._services), name="housekeeping")
+            self._beside = [asyncio.create_task(keep_house(self._services), name="housekeeping")]
+            if self._services.index is not None:
+                self._beside.append(asyncio.create_task(keep_reconciled(self._services), name="reconciler"))
 
     async def stop(self) -> None:
         """Give back what is running, for another worker to take at once."""
         self._stopping = True
         leases = list(self._running.values())
-        tasks = [*self._running, *(task for task in (self._loop, self._house) if task is not None)]
+        tasks = [*self._running, *self._beside, *([self._loop] if self._loop is not None else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._give_back(leases)  # here and not in the tasks: one cancelled before its first step runs no line
-        self._loop, self._house, self._stopping = None, None, False
+        self._loop, self._beside, self._stopping = None, [], False
 
     def wake(self) -> None:
         """A job was just accepted: do not wait for the next look at the queue."""

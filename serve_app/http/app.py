@@ -57,7 +57,7 @@ def create_app(services: Services) -> FastAPI:
     app.state.worker = worker
     app.state.intake = Intake(services, worker)
     app.state.readiness = Readiness(services)
-    routers = [noun.router for noun in NOUNS]
+    routers = [*(noun.router for noun in NOUNS), indexes.reconciling]
     for router in routers:
         app.include_router(router)
     errors.install(app, routers)

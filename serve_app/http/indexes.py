@@ -33,13 +33,16 @@ from serve_app.http.search_schemas import (
     ItemsBatchBody,
     ItemsBatchRequest,
     PartitionBody,
+    ReconciliationBody,
     UpsertItem,
 )
 from serve_app.http.searching import encoder_of
 from serve_app.http.services import Services
+from serve_app.reconciler import reconcile
 from serve_app.similarity import PartitionStats
 
 router = APIRouter(prefix="/v1/indexes", tags=["indexes"])
+reconciling = APIRouter(prefix="/v1", tags=["indexes"])
 Partition = Annotated[str, Path(description="bank.language.content_type.modality, for instance posts.hi.video.visual.")]
 PathItemId = Annotated[ItemId, Path(description="The item's id; one with a slash goes through the batch form.")]
 
@@ -57,6 +60,18 @@ async def list_indexes(request: Request) -> IndexesBody:
         oldest_waiting=oldest,
         reused_verdicts=reused,
     )
+
+
+@reconciling.post(
+    "/indexes:reconcile",
+    response_model=ReconciliationBody,
+    responses=errors(404, 429),
+    dependencies=[Depends(require("admin"))],
+)
+async def reconcile_indexes(request: Request) -> ReconciliationBody:
+    """Compare records and index now, and mend what one of them lacks. Broken off by a deadline, repeat it."""
+    found = await reconcile(services_of(request))
+    return ReconciliationBody(compared=found.compared, told_again=found.missing, removed=found.extra, lost=found.lost)
 
 
 @router.get(

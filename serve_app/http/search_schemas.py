@@ -149,6 +149,13 @@ class IndexesBody(Shape):
     reused_verdicts: int = Field(description="Exact re-uploads that no encoder had to run for.")
 
 
+class ReconciliationBody(Shape):
+    compared: int = Field(description="Posts, references and list entries on either side.")
+    told_again: Mapping[str, list[str]] = Field(description="Bank -> what the index lacked.")
+    removed: Mapping[str, list[str]] = Field(description="Bank -> what it had too much.")
+    lost: Mapping[str, str] = Field(description="Posts that cannot be embedded again, and why.")
+
+
 class ReferenceRequest(MediaFields):
     """A work, by its media or by a vector of it."""
 

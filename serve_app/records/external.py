@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import delete, select
+from sqlalchemy import delete
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -26,11 +26,6 @@ class ExternalItemStore:
                 session.execute(insert(ExternalItemRow).values(bank=bank, item_id=id_).on_conflict_do_nothing())
 
         await self._database.write(work)
-
-    async def known(self, bank: str, ids: Collection[str]) -> set[str]:
-        """Those of `ids` that came from outside."""
-        query = select(ExternalItemRow.item_id).where(ExternalItemRow.bank == bank, ExternalItemRow.item_id.in_(ids))
-        return await self._database.read(lambda session: set(session.scalars(query)))
 
     async def forget(self, bank: str, ids: Collection[str]) -> None:
         gone = delete(ExternalItemRow).where(ExternalItemRow.bank == bank, ExternalItemRow.item_id.in_(ids))

@@ -1,17 +1,18 @@
 """Lists of known-bad content: digests of files, looked up here, and PDQ signatures, which the index holds.
 
-Uploading a list replaces it whole, in one transaction: an entry that is gone from the list stops acting.
+Uploading a list replaces it whole: an entry that is gone from the list stops acting.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 
 import numpy as np
-from sqlalchemy import Select, delete, func, select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from deployments.similarity.content import ANY, Bank, Content, FrameSignatures
@@ -22,6 +23,8 @@ from serve_app.records.similarity_tables import HashEntryRow, HashListRow
 
 ALGORITHMS = ("md5", "sha1", "sha256", "pdq")
 CHANGE = "hash_lists"
+STEP = 500
+Key = tuple[str, str]  # (algorithm, digest)
 
 
 @dataclass(frozen=True)
@@ -44,33 +47,30 @@ class HashListStore:
         self._database = database
 
     async def put(self, name: str, entries: Sequence[HashEntry], actor: str) -> HashList:
-        """Make the list, or replace it. Entries that it had already are left alone."""
-        wanted = {(entry.algorithm, entry.digest): entry for entry in entries}
+        """Make the list, or replace it. Entries that it had already stay as they are, but for their labels.
 
-        def work(session: Session) -> HashList:
-            self._database.lock(session, "hash list", name)
-            at = leases.now()
-            row = session.get(HashListRow, name)
-            if row is None:
-                row = HashListRow(name=name, created_at=at, changed_at=at)
-                session.add(row)
-                session.flush()
-            row.changed_at = at
-            there = {(entry.algorithm, entry.digest): entry for entry in session.scalars(_entries(name))}
-            for key in there.keys() - wanted.keys():
-                session.delete(there[key])
-                _index(session, "remove", name, *key)
-            for key in wanted.keys() & there.keys():
-                there[key].labels = _labels(wanted[key])
-            for key in sorted(wanted.keys() - there.keys()):
-                session.add(HashEntryRow(list_name=name, algorithm=key[0], digest=key[1], labels=_labels(wanted[key])))
-                _index(session, "index", name, *key, labels=wanted[key].labels)
+        In steps of a few hundred entries, so that a long list holds up nobody: what is new acts first, then what is
+        gone stops. A put that is broken off is finished by repeating it.
+        """
+        wanted = {(entry.algorithm, entry.digest): entry for entry in entries}
+        there = await self._database.write(lambda session: self._begin(session, name))
+        new, gone = sorted(wanted.keys() - there.keys()), sorted(there.keys() - wanted.keys())
+        relabelled = sorted(key for key in wanted.keys() & there.keys() if there[key] != _labels(wanted[key]))
+        for keys in _steps(new):
+            await self._database.write(partial(self._add, name=name, entries=[wanted[key] for key in keys]))
+        for keys in _steps(relabelled):
+            await self._database.write(partial(self._relabel, name=name, entries=[wanted[key] for key in keys]))
+        for keys in _steps(gone):
+            await self._database.write(partial(self._remove, name=name, keys=keys))
+
+        def end(session: Session) -> HashList:
+            row = _found(session, name)
+            row.changed_at = leases.now()
             known.note_change(session, CHANGE)
-            audit.add(session, actor, "hash_list.put", name, entries=len(wanted))
-            session.flush()
+            audit.add(session, actor, "hash_list.put", name, entries=len(wanted), new=len(new), gone=len(gone))
             return _list(session, row)
 
-        return await self._database.write(work)
+        return await self._database.write(end)
 
     async def find(self, name: str) -> HashList:
         """Raises HashListNotFound."""
@@ -81,33 +81,57 @@ class HashListStore:
         return await self._database.read(lambda session: [_list(session, row) for row in session.scalars(query)])
 
     async def delete(self, name: str, actor: str) -> None:
-        """Raises HashListNotFound."""
+        """In steps, as `put`. Raises HashListNotFound."""
+        await self.find(name)
+        there = await self._database.write(lambda session: self._begin(session, name))
+        for keys in _steps(sorted(there)):
+            await self._database.write(partial(self._remove, name=name, keys=keys))
 
-        def work(session: Session) -> None:
+        def end(session: Session) -> None:
             self._database.lock(session, "hash list", name)
-            row = _found(session, name)
-            for entry in session.scalars(_entries(name)):
-                _index(session, "remove", name, entry.algorithm, entry.digest)
-            session.execute(delete(HashEntryRow).where(HashEntryRow.list_name == name))
-            session.delete(row)
+            session.delete(_found(session, name))
             known.note_change(session, CHANGE)
             audit.add(session, actor, "hash_list.delete", name)
 
-        await self._database.write(work)
+        await self._database.write(end)
 
-    async def signatures(self, after: str, limit: int) -> Sequence[str]:
-        """Index ids of all PDQ entries greater than `after`, in order: for reconciliation."""
-        name, _, digest = after.partition(SEPARATOR)
-        later = (HashEntryRow.list_name > name) | ((HashEntryRow.list_name == name) & (HashEntryRow.digest > digest))
-        query = (
-            select(HashEntryRow.list_name, HashEntryRow.digest)
-            .where(HashEntryRow.algorithm == "pdq", later)
-            .order_by(HashEntryRow.list_name, HashEntryRow.digest)
-            .limit(limit)
-        )
-        return await self._database.read(
-            lambda session: [item_id(list_name, digest) for list_name, digest in session.execute(query)]
-        )
+    def _begin(self, session: Session, name: str) -> dict[Key, str]:
+        """The list's row is there; its entries' labels as JSON."""
+        self._database.lock(session, "hash list", name)
+        if session.get(HashListRow, name) is None:
+            at = leases.now()
+            session.add(HashListRow(name=name, created_at=at, changed_at=at))
+        columns = select(HashEntryRow.algorithm, HashEntryRow.digest, HashEntryRow.labels)
+        rows = session.execute(columns.where(HashEntryRow.list_name == name))
+        return {(algorithm, digest): labels for algorithm, digest, labels in rows}
+
+    def _add(self, session: Session, *, name: str, entries: Sequence[HashEntry]) -> None:
+        self._database.lock(session, "hash list", name)
+        _found(session, name)  # deleted meanwhile
+        for entry in entries:
+            key = (name, entry.algorithm, entry.digest)
+            if session.get(HashEntryRow, key) is None:
+                row = HashEntryRow(list_name=name, algorithm=key[1], digest=key[2], labels=_labels(entry))
+                session.add(row)
+                _index(session, "index", row)
+        known.note_change(session, CHANGE)
+
+    def _relabel(self, session: Session, *, name: str, entries: Sequence[HashEntry]) -> None:
+        self._database.lock(session, "hash list", name)
+        for entry in entries:
+            row = session.get(HashEntryRow, (name, entry.algorithm, entry.digest))
+            if row is not None:
+                row.labels = _labels(entry)
+                _index(session, "index", row)
+
+    def _remove(self, session: Session, *, name: str, keys: Sequence[Key]) -> None:
+        self._database.lock(session, "hash list", name)
+        for algorithm, digest in keys:
+            row = session.get(HashEntryRow, (name, algorithm, digest))
+            if row is not None:
+                _index(session, "remove", row)
+                session.delete(row)
+        known.note_change(session, CHANGE)
 
 
 SEPARATOR = " "  # below every character that a list's name may have, so that ids sort as (name, digest) do
@@ -118,24 +142,32 @@ def item_id(list_name: str, digest: str) -> str:
     return f"{list_name}{SEPARATOR}{digest}"
 
 
-def signature_content(list_name: str, digest: str, labels: Sequence[str] = ()) -> Content:
-    signature = np.frombuffer(bytes.fromhex(digest), np.uint8)[None, :]
+def split_id(id_: str) -> tuple[str, str]:
+    """(list, digest) of an `item_id`."""
+    name, _, digest = id_.partition(SEPARATOR)
+    return name, digest
+
+
+def signature_content(row: HashEntryRow) -> Content:
+    """A PDQ entry as the index holds it: one still of full quality."""
+    signature = np.frombuffer(bytes.fromhex(row.digest), np.uint8)[None, :]
     return Content(
-        id=item_id(list_name, digest),
+        id=item_id(row.list_name, row.digest),
         content_type=ANY,
         signatures=FrameSignatures(signature, np.array([100], np.uint8), np.zeros(1, np.float32)),
-        attributes={"list": list_name, "algorithm": "pdq", "labels": list(labels)},
+        attributes={"list": row.list_name, "algorithm": "pdq", "labels": json.loads(row.labels)},
     )
 
 
-def _index(session: Session, op: str, name: str, algorithm: str, digest: str, labels: Sequence[str] = ()) -> None:
-    if algorithm == "pdq":
-        content = signature_content(name, digest, labels) if op == "index" else None
-        index_jobs.add(session, op, Bank.KNOWN_BAD, item_id(name, digest), content=content)
+def _index(session: Session, op: str, row: HashEntryRow) -> None:
+    if row.algorithm == "pdq":
+        content = signature_content(row) if op == "index" else None
+        index_jobs.add(session, op, Bank.KNOWN_BAD, item_id(row.list_name, row.digest), content=content)
 
 
-def _entries(name: str) -> Select[HashEntryRow]:
-    return select(HashEntryRow).where(HashEntryRow.list_name == name)
+def _steps(items: Sequence[Key]) -> Iterator[Sequence[Key]]:
+    for start in range(0, len(items), STEP):
+        yield items[start : start + STEP]
 
 
 def _labels(entry: HashEntry) -> str:

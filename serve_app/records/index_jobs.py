@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
 
-from deployments.similarity.content import Bank, Content
+from deployments.similarity.content import Content
 from serve_app import content_bytes
 from serve_app.records import leases
 from serve_app.records.engine import Database
@@ -98,21 +98,6 @@ class IndexJobStore:
             return count, oldest
 
         return await self._database.read(work)
-
-    async def has(self, bank: str, ids: Sequence[str]) -> set[str]:
-        """Those of `ids` that a job waits for: the index is about to be told."""
-        query = select(IndexJobRow.item_id).where(IndexJobRow.bank == bank, IndexJobRow.item_id.in_(ids))
-        return await self._database.read(lambda session: set(session.scalars(query)))
-
-    async def put(self, op: str, bank: str, item_id: str, content: Content | None = None) -> None:
-        """A job of its own, for reconciliation."""
-        kind = "post" if bank == Bank.POSTS else "reference"
-
-        def work(session: Session) -> None:
-            self._database.lock(session, kind, item_id)
-            add(session, op, bank, item_id, content=content)
-
-        await self._database.write(work)
 
 
 def _due(limit: int) -> Select[IndexJobRow]:

@@ -131,23 +131,6 @@ class PostStore:
         elif verdict.revision > 0:
             index_jobs.add(session, "remove", Bank.POSTS, verdict.post_id, revision=verdict.revision)
 
-    async def indexed_ids(self, after: str, limit: int) -> list[str]:
-        """Posts that the index should have, in the order of their ids' bytes, greater than `after`."""
-        newest = (
-            select(VerdictRow.post_id, func.max(VerdictRow.revision).label("revision"))
-            .group_by(VerdictRow.post_id)
-            .subquery()
-        )
-        query = (
-            select(VerdictRow.post_id)
-            .join(newest, (newest.c.post_id == VerdictRow.post_id) & (newest.c.revision == VerdictRow.revision))
-            .where(VerdictRow.indexed, VerdictRow.post_id > after)
-            .distinct()
-            .order_by(VerdictRow.post_id)
-            .limit(limit)
-        )
-        return await self._database.read(lambda session: list(session.scalars(query)))
-
     async def reused(self) -> int:
         """Verdicts that no encoder had to run for."""
         query = select(func.count()).where(VerdictRow.reused)

@@ -7,7 +7,6 @@ its owner's side is told by an event, and only an admin lifts it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -132,23 +131,6 @@ class ReferenceStore:
 
         await self._database.write(work)
 
-    async def content(self, reference_id: str) -> Content:
-        """Its vectors. Raises ReferenceNotFound."""
-        return await self._database.read(
-            lambda session: _content(_found(session, reference_id)),
-        )
-
-    async def acting(self, kind: Kind, after: str, limit: int) -> Sequence[str]:
-        """Ids of references that are to be in the index, in order."""
-        query = (
-            select(ReferenceRow.reference_id)
-            .where(ReferenceRow.kind == kind, ReferenceRow.reference_id > after)
-            .where(ReferenceRow.enabled, ReferenceRow.quarantined_at.is_(None))
-            .order_by(ReferenceRow.reference_id)
-            .limit(limit)
-        )
-        return await self._database.read(lambda session: list(session.scalars(query)))
-
     async def forget_matches(self, window_s: float) -> None:
         """Those too old to count."""
         old = delete(ReferenceMatchRow).where(ReferenceMatchRow.matched_at < leases.now() - timedelta(seconds=window_s))
@@ -192,12 +174,12 @@ def _follow(session: Session, row: ReferenceRow) -> None:
     """The index holds exactly the references that act."""
     known.note_change(session, CHANGE)
     if row.enabled and row.quarantined_at is None:
-        index_jobs.add(session, "index", row.kind, row.reference_id, content=_content(row))
+        index_jobs.add(session, "index", row.kind, row.reference_id, content=content_of(row))
     else:
         index_jobs.add(session, "remove", row.kind, row.reference_id)
 
 
-def _content(row: ReferenceRow) -> Content:
+def content_of(row: ReferenceRow) -> Content:
     content = content_bytes.from_bytes(row.content)
     shown = {"owner": row.owner, "policy": row.policy, "title": row.title}
     return replace(content, attributes={**content.attributes, **_given(shown)})

@@ -21,6 +21,7 @@ from serve_app.records.known import KnownStore
 from serve_app.records.migrate import upgrade_database
 from serve_app.records.outbox import OutboxStore
 from serve_app.records.posts import PostStore
+from serve_app.records.reconciling import ReconcileStore
 from serve_app.records.references import FloodLimit, ReferenceStore
 
 
@@ -43,6 +44,7 @@ class Records:
         self.references = ReferenceStore(self._database)
         self.hash_lists = HashListStore(self._database)
         self.external = ExternalItemStore(self._database)
+        self.reconciling = ReconcileStore(self._database)
         self.holds = LegalHoldStore(self._database)
 
     @classmethod

@@ -27,6 +27,7 @@ NEEDS: dict[tuple[str, str], Scope] = {
     ("POST", "/v1/search:batch"): "read",
     ("GET", "/v1/indexes"): "read",
     ("GET", "/v1/indexes/{partition}"): "read",
+    ("POST", "/v1/indexes:reconcile"): "admin",
     ("PUT", "/v1/indexes/{partition}/items/{item_id}"): "admin",
     ("DELETE", "/v1/indexes/{partition}/items/{item_id}"): "admin",
     ("POST", "/v1/indexes/{partition}/items:batch"): "admin",

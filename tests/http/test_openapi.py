@@ -18,6 +18,7 @@ EXPECTED = {
     ("post", "/v1/search:batch"): {"200", "400", "404", "415", "429"} | COMMON,
     ("get", "/v1/indexes"): {"200", "400", "404", "429"} | COMMON,
     ("get", "/v1/indexes/{partition}"): {"200", "400", "404", "429"} | COMMON,
+    ("post", "/v1/indexes:reconcile"): {"200", "400", "404", "429"} | COMMON,
     ("put", "/v1/indexes/{partition}/items/{item_id}"): {"200", "400", "404", "409", "415", "429"} | COMMON,
     ("delete", "/v1/indexes/{partition}/items/{item_id}"): {"204", "400", "404", "409", "429"} | COMMON,
     ("post", "/v1/indexes/{partition}/items:batch"): {"200", "400", "404", "409", "415", "429"} | COMMON,

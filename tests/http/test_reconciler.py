@@ -1,0 +1,179 @@
+"""Records and index torn apart by a crash meet again: what is missing is told again, what is too much goes."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from deployments.similarity.content import Content
+from serve_app.config import AppConfig
+from serve_app.posts import MediaSource
+from serve_app.reconciler import differences, reconcile
+from tests.http.graph_of_fakes import Graph, graph_of, picture, true_node
+
+
+@pytest.fixture(params=["fake", "node"])
+async def either(request: pytest.FixtureRequest, fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[Graph]:
+    if request.param == "fake":
+        async with graph_of(fake_config, tmp_path) as found:
+            yield found
+        return
+    async with true_node(tmp_path) as node, graph_of(fake_config, tmp_path, similarity=node) as found:
+        yield found
+
+
+@pytest.fixture
+async def graph(fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[Graph]:
+    async with graph_of(fake_config, tmp_path) as found:
+        yield found
+
+
+async def filled(graph: Graph) -> None:
+    await graph.post("p1", picture(1), caption="hello")
+    await graph.post("p2", picture(2))
+    text = {"post_id": "p3", "author_id": "a", "content_type": "text", "caption": "words"}
+    await graph.client.post("/v1/posts", json=text | {"created_at": "2026-01-01T00:00:00Z"})
+    await graph.settle()
+
+
+async def test_nothing_differs_after_quiet_work(either: Graph) -> None:
+    await filled(either)
+    found = await reconcile(either.services)
+    assert (found.clean, found.compared) == (True, 3)
+
+
+async def test_what_the_index_lost_is_embedded_again(either: Graph) -> None:
+    await filled(either)
+    for post_id in ("p1", "p3"):
+        await either.similarity.remove(post_id)
+    found = await reconcile(either.services)
+    assert found.missing["posts"] == ["p1", "p3"]
+    await either.settle()
+    assert await either.similarity.ids("posts") == ["p1", "p2", "p3"]
+    assert [match["id"] for match in (await either.post("p4", picture(1, "JPEG")))["matches"]] == ["p1"]
+    await either.settle()
+    assert (await reconcile(either.services)).clean
+
+
+async def test_what_no_record_knows_is_removed(either: Graph) -> None:
+    await filled(either)
+    answer = await either.client.get("/v1/posts/p1")
+    ghost = await either.services.moderator.describe(*(await _stored(either)))
+    assert answer.status_code == 200
+    await either.similarity.index([_renamed(ghost, "ghost")])
+    found = await reconcile(either.services)
+    assert found.extra["posts"] == ["ghost"]
+    await either.settle()
+    assert await either.similarity.ids("posts") == ["p1", "p2", "p3"]
+
+
+async def _stored(graph: Graph) -> Any:
+    post, sha256 = await graph.services.records.reconciling.stored("p1")
+    assert sha256 is not None
+    return post, MediaSource(data=await graph.services.media_store.get(sha256))
+
+
+def _renamed(content: Content, id_: str) -> Content:
+    return dataclasses.replace(content, id=id_)
+
+
+async def test_what_came_from_outside_stays(graph: Graph) -> None:
+    await graph.services.records.external.add("posts", ["theirs"])
+    await graph.similarity.index([Content(id="theirs", content_type="image")])
+    assert (await reconcile(graph.services)).clean
+    assert await graph.similarity.ids("posts") == ["theirs"]
+
+
+async def test_what_a_job_waits_for_is_left_to_the_job(graph: Graph) -> None:
+    await graph.post("p1", picture(1))
+    assert (await reconcile(graph.services)).clean
+
+
+async def test_a_post_whose_media_is_gone_is_reported(graph: Graph) -> None:
+    await filled(graph)
+    sha256 = (await graph.services.records.reconciling.stored("p2"))[1]
+    assert sha256 is not None
+    await graph.services.media_store.delete(sha256)
+    await graph.similarity.remove("p2")
+    found = await reconcile(graph.services)
+    assert list(found.lost) == ["p2"]
+    assert not found.clean
+
+
+async def test_what_known_bad_content_never_had_is_not_missing(graph: Graph) -> None:
+    await graph.client.post("/v1/hash-lists/bad", content=hashlib.md5(picture(1)).hexdigest())
+    await graph.post("p1", picture(1))
+    assert (await reconcile(graph.services)).clean
+
+
+async def test_references_and_list_entries_are_told_again_from_the_records(graph: Graph) -> None:
+    files = {"media": picture(1)}
+    reference = '{"owner": "a", "reference_id": "r1"}'
+    await graph.client.post("/v1/references", data={"reference": reference}, files=files)
+    signature = "0123456789abcdef" * 4
+    await graph.client.post("/v1/hash-lists/bad?algorithm=pdq", content=signature)
+    await graph.settle()
+    await graph.similarity.remove("r1", "protected")
+    await graph.similarity.remove(f"bad {signature}", "known-bad")
+    await graph.similarity.index([Content(id="ghost", content_type="any")], "known-bad")
+    answer = await graph.client.post("/v1/indexes:reconcile")
+    assert answer.json()["told_again"] == {
+        "posts": [],
+        "protected": ["r1"],
+        "negative": [],
+        "known-bad": [f"bad {signature}"],
+    }
+    assert answer.json()["removed"]["known-bad"] == ["ghost"]
+    await graph.settle()
+    assert await graph.similarity.ids("protected") == ["r1"]
+    assert await graph.similarity.ids("known-bad") == [f"bad {signature}"]
+
+
+async def test_an_erased_post_does_not_come_back(graph: Graph) -> None:
+    await filled(graph)
+    post, media = await _stored(graph)
+    content = await graph.services.moderator.describe(post, media)
+    await graph.client.delete("/v1/posts/p1")
+    await graph.settle()
+    assert not await graph.services.records.reconciling.tell_again("posts", "p1", content)
+    assert await graph.similarity.ids("posts") == ["p2", "p3"]
+
+
+async def test_an_older_revision_is_not_told_again(graph: Graph) -> None:
+    await filled(graph)
+    post, media = await _stored(graph)
+    content = await graph.services.moderator.describe(post, media)
+    await graph.post("p1", picture(3), revision=1)
+    await graph.settle()
+    assert not await graph.services.records.reconciling.tell_again("posts", "p1", content)
+
+
+@given(st.sets(st.text(min_size=1, max_size=4)), st.sets(st.text(min_size=1, max_size=4)), st.integers(1, 3))
+async def test_every_difference_is_found_page_by_page(ours: set[str], theirs: set[str], page: int) -> None:
+    def pages(ids: set[str]) -> Any:
+        ordered = sorted((id_ for id_ in ids if _encodes(id_)), key=str.encode)
+
+        async def read(after: str, limit: int) -> list[str]:
+            return [id_ for id_ in ordered if id_.encode() > after.encode()][: min(page, limit)]
+
+        return read
+
+    found = {(id_, side) async for id_, side in differences(pages(ours), pages(theirs))}
+    ours, theirs = ({id_ for id_ in ids if _encodes(id_)} for ids in (ours, theirs))
+    expected = {(id_, "both") for id_ in ours & theirs} | {(id_, "missing") for id_ in ours - theirs}
+    assert found == expected | {(id_, "extra") for id_ in theirs - ours}
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
