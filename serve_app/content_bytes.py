@@ -10,6 +10,7 @@ import io
 import json
 from collections.abc import Iterator, Mapping
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,7 +45,7 @@ def from_bytes(data: bytes) -> Content:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return _content({name: arrays[name] for name in arrays.files})
-    except (KeyError, OSError, EOFError) as error:
+    except (KeyError, OSError, EOFError, BadZipFile) as error:
         raise ValueError("not the content of a post") from error
 
 
