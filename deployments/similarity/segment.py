@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,17 @@ from deployments.similarity import codes as faiss_codes
 from deployments.similarity import rows as row_files
 from deployments.similarity.codes import Codes, Template
 from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.exact import chunk_rows
 from deployments.similarity.gpu import Gpu, GpuPart
 from deployments.similarity.high_water import flush
-from deployments.similarity.rows import FixedRows, Rows, concatenated
+from deployments.similarity.rows import FixedRows, concatenated
 from deployments.similarity.spaces import Space
 from deployments.similarity.stored import SegmentEntry
 from deployments.similarity.table import Codebooks, Table
 
 _INDEX = "codes.faiss"
 _COLUMNS = ("seqs", "created_at", "languages", "content_types", "checksums")
-_CHUNK = 4096
+_IDS_CHUNK = 1024
 
 
 @dataclass(eq=False)
@@ -99,6 +100,7 @@ class SegmentFiles:
         self._codes = codes
         self._books = books
         self._gpu = gpu
+        self._chunk = max(64, chunk_rows(space) // 4)
         if not directory.exists():
             directory.mkdir()
             flush(directory.parent)
@@ -118,8 +120,7 @@ class SegmentFiles:
         index = self._codes.empty(template)
         lists = []
         for source in sources:
-            for start in range(0, len(source.positions), _CHUNK):
-                positions = source.positions[start : start + _CHUNK]
+            for positions in _chunks(source.positions, self._chunk):
                 vectors = self._space.codes_input(source.part.table.rows.take(positions))
                 if template is None:
                     assigned = np.zeros(len(positions), np.int32)
@@ -132,7 +133,7 @@ class SegmentFiles:
                 rest()
         if not lists:
             return None
-        return self._write(name, sources, index, np.concatenate(lists), template, index_type)
+        return self._write(name, sources, index, np.concatenate(lists), template, index_type, rest)
 
     def open(self, entry: SegmentEntry, templates: Mapping[str, Template]) -> Part:
         """Raises IndexDamaged where a file is missing or not what was written. All rows alive."""
@@ -195,11 +196,12 @@ class SegmentFiles:
         lists: NDArray[np.int32],
         template: Template | None,
         index_type: str,
+        rest: Callable[[], None],
     ) -> Part:
         temporary, final = self._directory / f".{name}", self._directory / name
         shutil.rmtree(temporary, ignore_errors=True)
         try:
-            files = self._write_files(temporary, sources, index, lists)
+            files = self._write_files(temporary, sources, index, lists, rest)
             temporary.rename(final)
         except BaseException:  # on a full disk, what was written of it is in the way of what comes
             shutil.rmtree(temporary, ignore_errors=True)
@@ -218,7 +220,12 @@ class SegmentFiles:
         return self._opened(entry, index, template)
 
     def _write_files(
-        self, directory: Path, sources: Sequence[Source], index: Any, lists: NDArray[np.int32]
+        self,
+        directory: Path,
+        sources: Sequence[Source],
+        index: Any,
+        lists: NDArray[np.int32],
+        rest: Callable[[], None],
     ) -> dict[str, str]:
         """File -> SHA-256; all of them on the disk on return."""
         directory.mkdir()
@@ -227,11 +234,29 @@ class SegmentFiles:
             parts = [getattr(source.part.table, column)[source.positions] for source in sources]
             np.save(directory / f"{column}.npy", np.concatenate(parts), allow_pickle=False)
         np.save(directory / "lists.npy", lists, allow_pickle=False)
-        _write_rows(directory, sources)
-        _write_ids(directory, sources)
+        self._write_rows(directory, sources, rest)
+        _write_ids(directory, sources, rest)
         for path in [*directory.iterdir(), directory]:
             flush(path)
         return {path.name: sha256_of(path) for path in sorted(directory.iterdir())}
+
+    def _write_rows(self, directory: Path, sources: Sequence[Source], rest: Callable[[], None]) -> None:
+        tables = (
+            source.part.table.rows.take(positions)
+            for source in sources
+            for positions in _chunks(source.positions, self._chunk)
+        )
+        if self._space.row_width is None:
+            row_files.save(concatenated(list(tables)), directory)
+            return
+        shape = (sum(len(source.positions) for source in sources), self._space.row_width)
+        dtype = np.lib.format.dtype_to_descr(self._space.row_dtype)
+        with (directory / "rows.npy").open("wb") as file:  # a memory map's flush would keep the interpreter
+            np.lib.format.write_array_header_2_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+            for table in tables:
+                assert isinstance(table, FixedRows)
+                file.write(table.matrix.data)
+                rest()
 
 
 class _IdFile:
@@ -281,31 +306,16 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_rows(directory: Path, sources: Sequence[Source]) -> None:
-    first = sources[0].part.table.rows
-    if isinstance(first, FixedRows):
-        total = sum(len(source.positions) for source in sources)
-        shape = (total, first.matrix.shape[1])
-        out = np.lib.format.open_memmap(directory / "rows.npy", mode="w+", dtype=first.matrix.dtype, shape=shape)
-        start = 0
-        for rows in _row_chunks(sources):
-            assert isinstance(rows, FixedRows)
-            out[start : start + len(rows)] = rows.matrix
-            start += len(rows)
-        out.flush()
-    else:
-        row_files.save(concatenated(list(_row_chunks(sources))), directory)
+def _chunks(positions: NDArray[np.intp], size: int) -> Iterator[NDArray[np.intp]]:
+    return (positions[start : start + size] for start in range(0, len(positions), size))
 
 
-def _row_chunks(sources: Sequence[Source]) -> list[Rows] | Any:
-    return (
-        source.part.table.rows.take(source.positions[start : start + _CHUNK])
-        for source in sources
-        for start in range(0, len(source.positions), _CHUNK)
-    )
-
-
-def _write_ids(directory: Path, sources: Sequence[Source]) -> None:
-    encoded = [source.part.table.ids[int(position)].encode() for source in sources for position in source.positions]
+def _write_ids(directory: Path, sources: Sequence[Source], rest: Callable[[], None]) -> None:
+    encoded: list[bytes] = []
+    for source in sources:
+        ids = source.part.table.ids
+        for positions in _chunks(source.positions, _IDS_CHUNK):
+            encoded += [ids[position].encode() for position in positions.tolist()]
+            rest()
     np.save(directory / "ids.npy", np.frombuffer(b"".join(encoded), np.uint8), allow_pickle=False)
     np.save(directory / "id_ends.npy", np.cumsum([len(id_) for id_ in encoded], dtype=np.int64), allow_pickle=False)

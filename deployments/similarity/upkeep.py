@@ -41,6 +41,7 @@ _NICE = 10
 _TIER = 4  # so many neighbouring segments of like size become one
 _IDLE_S = 0.5
 _ERROR_PAUSE_S = 5.0
+_REST_S = 0.001
 _MAX_DAMAGED = 100  # findings kept for the operator
 
 
@@ -450,10 +451,10 @@ class Upkeep:
                 self._stopping.wait(_ERROR_PAUSE_S)
 
     def _rest(self) -> None:
-        """Between chunks: let a waiting search have the interpreter, and stop when the index closes."""
+        """Between chunks: leave searches the interpreter and the core for a while; stop when the index closes."""
         if self._stopping.is_set():
             raise IndexClosed
-        time.sleep(0)
+        time.sleep(_REST_S)
 
 
 def _carry_deaths(segment: Part, sources: Sequence[Source]) -> None:
