@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from deployments.runtime.errors import NodeUnavailable, ParakhError
@@ -35,6 +35,13 @@ class Found:
     actions: dict[str, str] = field(default_factory=dict)  # post id -> action, of the duplicates
     status: SimilarityReport = field(default_factory=lambda: SimilarityReport(status="off"))
     error: ParakhError | None = None  # why it failed, for callers who can wait
+
+    def and_failed(self, error: ParakhError | None) -> Found:
+        """Where the hash lists could not be asked either, that is said first."""
+        if error is None:
+            return self
+        reasons = [f"known_bad: {error}", *([self.status.reason] if self.status.reason else [])]
+        return replace(self, status=SimilarityReport(status="failed", reason="; ".join(reasons)), error=error)
 
 
 @dataclass(frozen=True)

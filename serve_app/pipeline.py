@@ -13,11 +13,8 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import TypeVar
 
@@ -25,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.fusion.head import FusionInput, FusionOutput
-from deployments.policy.policy import Policy, PolicyDecision
+from deployments.policy.policy import Policy
 from deployments.runtime.errors import (
     DeadlineExceeded,
     InvalidInput,
@@ -37,8 +34,6 @@ from deployments.runtime.errors import (
     UndecodableMedia,
 )
 from deployments.runtime.values import (
-    MISSING,
-    DecodedMedia,
     Embeddings,
     Modality,
     ModalityStatus,
@@ -48,54 +43,22 @@ from deployments.runtime.values import (
     TextEmbedding,
 )
 from deployments.similarity.content import Content
-from serve_app.contents import content_of, fact_of
+from serve_app.contents import content_of
 from serve_app.judgement import Judgement
-from serve_app.language import identify_language
-from serve_app.lookup import Found, Known, Lookup, reuse_of, reused_matches
+from serve_app.lookup import Found, Known, Lookup
 from serve_app.nodes import Decoded, NodeHandles
 from serve_app.posts import (
-    Decision,
-    EvidenceReport,
-    LanguageReport,
-    MatchReport,
     MediaSource,
-    ModalityReport,
     ModelReport,
     Post,
-    SegmentReport,
-    SimilarityReport,
     Verdict,
 )
 from serve_app.similarity import Digests
+from serve_app.verdicts import Judged, judged_verdict, known_bad_verdict, language_of, reused_verdict
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-NOT_JUDGED = "not judged: its bytes stand on a list of known-bad content"
-
-
-@dataclass
-class _Judged:
-    """What is known of one post while it passes through."""
-
-    listed: list[MatchReport] = field(default_factory=list)  # entries of hash lists that its bytes stand on
-    media: DecodedMedia | None = None
-    frames: Embeddings | None = None
-    sound: Embeddings | None = None
-    text: TextEmbedding | None = None
-    statuses: dict[Modality, ModalityStatus] = field(default_factory=lambda: dict.fromkeys(Modality, MISSING))
-    errors: list[Exception] = field(default_factory=list)  # of the encoders that failed
-    models: dict[str, ModelReport] = field(default_factory=dict)
-    timings_s: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def timed(self, step: str) -> Iterator[None]:
-        started = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.timings_s[step] = round(time.perf_counter() - started, 4)
 
 
 class Pipeline:
@@ -186,13 +149,13 @@ class Pipeline:
         if known.error is not None and wait_for_nodes:
             raise known.error
         if known.listed:
-            return Judgement(self._known_bad_verdict(post, caption, known.listed, known.sha256))
+            return Judgement(known_bad_verdict(self._policy, post, caption, known.listed, known.sha256))
         if known.original is not None and self._same_models(known.original):
             return self._reused(post, known.original)
         judged = await self._encode(media, caption, wait_for_nodes)
         if judged.listed:
             sha256 = judged.media.sha256 if judged.media else None
-            return Judgement(self._known_bad_verdict(post, caption, judged.listed, sha256))
+            return Judgement(known_bad_verdict(self._policy, post, caption, judged.listed, sha256))
         content = _content(post, caption, judged)
         async with _together() as working:
             search = working.create_task(self._search(content, judged))
@@ -200,15 +163,16 @@ class Pipeline:
         found, output = search.result(), fusing.result()
         if wait_for_nodes and isinstance(found.error, NodeUnavailable | Overloaded):
             raise found.error
-        return Judgement(self._verdict(post, caption, judged, output, found), content)
+        found = found.and_failed(known.error)
+        return Judgement(judged_verdict(self._policy, post, caption, judged, output, found), content)
 
     async def _known(self, post: Post, media: MediaSource | None) -> Known:
         if media is None or media.data is None:
             return Known()
         return await self._lookup.known(post, media.data, self._policy.version)
 
-    async def _encode(self, media: MediaSource | None, caption: str, wait_for_nodes: bool) -> _Judged:
-        judged = _Judged()
+    async def _encode(self, media: MediaSource | None, caption: str, wait_for_nodes: bool) -> Judged:
+        judged = Judged()
         async with _together() as judging:
             judging.create_task(self._judge_media(media, judged, bool(caption)))
             judging.create_task(self._judge_text(caption, judged))
@@ -222,11 +186,11 @@ class Pipeline:
             raise _nothing_left(judged)
         return judged
 
-    async def _search(self, content: Content, judged: _Judged) -> Found:
+    async def _search(self, content: Content, judged: Judged) -> Found:
         with judged.timed("similarity"):
             return await self._lookup.matches(content)
 
-    async def _fuse(self, judged: _Judged) -> FusionOutput:
+    async def _fuse(self, judged: Judged) -> FusionOutput:
         with judged.timed("fusion"):
             output, card = await _retried(
                 lambda: self._nodes.fuse(FusionInput(frames=judged.frames, sound=judged.sound, text=judged.text))
@@ -235,7 +199,7 @@ class Pipeline:
         self._models.update(judged.models)
         return output
 
-    async def _judge_media(self, media: MediaSource | None, judged: _Judged, has_text: bool) -> None:
+    async def _judge_media(self, media: MediaSource | None, judged: Judged, has_text: bool) -> None:
         if media is None:
             return
         try:
@@ -258,7 +222,7 @@ class Pipeline:
             judging.create_task(self._judge_frames(decoded, judged))
             judging.create_task(self._judge_sound(decoded, judged))
 
-    async def _judge_frames(self, decoded: Decoded, judged: _Judged) -> None:
+    async def _judge_frames(self, decoded: Decoded, judged: Judged) -> None:
         if decoded.frames is None:
             return
         frames = await self._encoded(
@@ -266,7 +230,7 @@ class Pipeline:
         )
         judged.frames = None if frames is None else _with_times(frames, decoded.media.frame_times_s)
 
-    async def _judge_sound(self, decoded: Decoded, judged: _Judged) -> None:
+    async def _judge_sound(self, decoded: Decoded, judged: Judged) -> None:
         if decoded.sound is None:
             return
         judged.sound = await self._encoded(
@@ -277,7 +241,7 @@ class Pipeline:
             decoded.media.audio,
         )
 
-    async def _judge_text(self, caption: str, judged: _Judged) -> None:
+    async def _judge_text(self, caption: str, judged: Judged) -> None:
         if not caption:
             return
         ok = ModalityStatus(Status.OK)
@@ -291,7 +255,7 @@ class Pipeline:
         self,
         node: str,
         modality: Modality,
-        judged: _Judged,
+        judged: Judged,
         encode: Callable[[], Awaitable[T]],
         status_if_ok: ModalityStatus,
     ) -> T | None:
@@ -322,93 +286,15 @@ class Pipeline:
             raise UndecodableMedia("The input is not an image.")
         return await _retried(lambda: self._nodes.encode_frames(decoded.frames))
 
-    def _verdict(self, post: Post, caption: str, judged: _Judged, output: FusionOutput, found: Found) -> Verdict:
-        language = _language(post, caption)
-        decided = self._policy.decide(
-            output.category_scores,
-            language.tag if language else None,
-            judged.statuses,
-            segments=[(segment.category, segment.score) for segment in output.segments],
-        )
-        decided = self._policy.with_matches(decided, [fact_of(match, found.actions) for match in found.matches])
-        if found.status.status == "failed":
-            decided = self._policy.without_search(decided)
-        now = datetime.now(UTC)
-        return Verdict(
-            post_id=post.post_id,
-            revision=post.revision,
-            nsfw_score=output.nsfw_score,
-            category_scores=output.category_scores,
-            severity=self._severity(output.category_scores),
-            created_at=post.created_at,
-            decided_at=now,
-            age_s=_age_s(post, now),
-            language=language,
-            decision=_decision(decided),
-            modalities={m: ModalityReport(**dataclasses.asdict(s)) for m, s in judged.statuses.items()},
-            segments=[SegmentReport(**dataclasses.asdict(segment)) for segment in output.segments],
-            evidence=_evidence(judged.frames),
-            matches=found.matches,
-            similarity=found.status,
-            models=judged.models,
-            media_sha256=judged.media.sha256 if judged.media else None,
-            timings_s=judged.timings_s,
-        )
-
-    def _known_bad_verdict(self, post: Post, caption: str, listed: list[MatchReport], sha256: str | None) -> Verdict:
-        """No model has looked: the scores are what the policy says that known-bad content counts as."""
-        scores = self._policy.known_bad_scores()
-        now = datetime.now(UTC)
-        skipped = {Modality.TEXT} if caption else set()
-        skipped |= {Modality.AUDIO} if post.content_type == "audio" else {Modality.VISUAL}
-        return Verdict(
-            post_id=post.post_id,
-            revision=post.revision,
-            nsfw_score=1 - scores["safe"],
-            category_scores=scores,
-            severity=self._severity(scores),
-            created_at=post.created_at,
-            decided_at=now,
-            age_s=_age_s(post, now),
-            language=_language(post, caption),
-            decision=_decision(self._policy.known_bad([fact_of(match, {}) for match in listed])),
-            modalities={
-                m: ModalityReport(status=Status.MISSING, reason=NOT_JUDGED if m in skipped else None) for m in Modality
-            },
-            segments=[],
-            evidence=[],
-            matches=listed,
-            similarity=SimilarityReport(status="ok"),
-            models={},
-            media_sha256=sha256,
-        )
-
     def _reused(self, post: Post, original: Verdict) -> Judgement:
         self._lookup.reused()
-        now = datetime.now(UTC)
-        reuse = reuse_of(original)
-        verdict = original.model_copy(
-            update={
-                "post_id": post.post_id,
-                "revision": post.revision,
-                "created_at": post.created_at,
-                "decided_at": now,
-                "age_s": _age_s(post, now),
-                "matches": reused_matches(original, post.post_id),
-                "reused_from": reuse,
-                "timings_s": {},
-            }
-        )
-        tag = verdict.language.tag if verdict.language else None
-        content = content_of(post, tag, None, None, None, None)
+        verdict = reused_verdict(post, original)
+        content = content_of(post, verdict.language.tag if verdict.language else None, None, None, None, None)
         return Judgement(verdict, dataclasses.replace(content, sha256=verdict.media_sha256), copy_of=original.post_id)
 
     def _same_models(self, original: Verdict) -> bool:
         """Whether every model that judged the original is the one that would judge now."""
         return bool(original.models) and all(self._models.get(node) == model for node, model in original.models.items())
-
-    def _severity(self, scores: Mapping[str, float]) -> dict[str, int]:
-        return {name: self._policy.severity_of(score) for name, score in scores.items() if name != "safe"}
 
 
 async def _retried(call: Callable[[], Awaitable[T]]) -> T:
@@ -436,7 +322,7 @@ def _with_times(frames: Embeddings, times_s: NDArray[np.float32] | None) -> Embe
     return frames
 
 
-def _nothing_left(judged: _Judged) -> ParakhError:
+def _nothing_left(judged: Judged) -> ParakhError:
     """Nodes are well, and still nothing could be judged: the post's own fault, so that nobody asks again for ever."""
     refused = next((error for error in judged.errors if isinstance(error, InvalidInput)), None)
     if refused is not None:
@@ -447,35 +333,10 @@ def _nothing_left(judged: _Judged) -> ParakhError:
     return UndecodableMedia("The media holds neither pictures nor sound, and there is no caption.")
 
 
-def _content(post: Post, caption: str, judged: _Judged) -> Content:
-    language = _language(post, caption)
+def _content(post: Post, caption: str, judged: Judged) -> Content:
+    language = language_of(post, caption)
     tag = language.tag if language else None
     return content_of(post, tag, judged.media, judged.frames, judged.sound, judged.text)
-
-
-def _decision(decided: PolicyDecision) -> Decision:
-    return Decision(**dataclasses.asdict(decided))
-
-
-def _age_s(post: Post, now: datetime) -> float:
-    return max(0.0, (now - post.created_at).total_seconds())
-
-
-def _language(post: Post, caption: str) -> LanguageReport | None:
-    if post.language is not None:
-        return LanguageReport(tag=post.language, identified=False)
-    return identify_language(caption) if caption else None
-
-
-def _evidence(frames: Embeddings | None) -> list[EvidenceReport]:
-    if frames is None:
-        return []
-    reports = []
-    for name, values in frames.evidence.items():
-        peak = int(np.argmax(values))
-        at_s = None if frames.times_s is None else float(frames.times_s[peak])
-        reports.append(EvidenceReport(name=name, max=float(values[peak]), mean=float(np.mean(values)), at_s=at_s))
-    return reports
 
 
 def _model_report(card: ModelCard) -> ModelReport:
