@@ -438,7 +438,8 @@ class Upkeep:
 
     def _loop(self, name: str, step: Callable[[], None]) -> None:
         with contextlib.suppress(OSError, AttributeError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICE)  # Linux: of this thread
+            thread = threading.get_native_id()  # on Linux a thread has a niceness of its own
+            os.setpriority(os.PRIO_PROCESS, thread, min(19, os.getpriority(os.PRIO_PROCESS, thread) + _NICE))
         while not self._stopping.is_set():
             try:
                 step()
