@@ -11,30 +11,27 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-import yaml
-from pydantic import ValidationError
 from rich.console import Console
 from rich.progress import Progress
 from rich.text import Text
 
 from deployments.runtime.errors import InvalidInput, ParakhError
-from serve_app.config import AppConfig
+from serve_app import index_commands
+from serve_app.config_file import LOCAL_CONFIG, ConfigError, ConfigOption, DataDirOption, load_config
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 models_app = typer.Typer(no_args_is_help=True, help="Model files: prepare them, list them.")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys: create, list, revoke.")
+holds_app = typer.Typer(no_args_is_help=True, help="Evidence under legal hold: list, release.")
 app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
+app.add_typer(index_commands.app, name="index")
+app.add_typer(holds_app, name="holds")
 
 console = Console()
 errors = Console(stderr=True)
 
-LOCAL_CONFIG = Path(__file__).parent.parent / "cluster" / "serve" / "local.yaml"
 DEMO_DIR = Path("var/demo")
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", "-c", help="A Serve config file; default: cluster/serve/local.yaml.")
-]
-DataDirOption = Annotated[Path | None, typer.Option("--data-dir", help="Overrides `data_dir` of the config.")]
 
 
 def main() -> None:
@@ -42,37 +39,6 @@ def main() -> None:
         app()
     except (ParakhError, ConfigError) as error:
         _fail(str(error), code=2 if isinstance(error, InvalidInput | ConfigError) else 1)
-
-
-class ConfigError(Exception):
-    """The configuration file is missing, is not YAML, or does not fit AppConfig."""
-
-
-def load_config(path: Path | None, data_dir: Path | None = None) -> AppConfig:
-    """The `args` of the first application in a Serve config file, or defaults where no file is given or shipped."""
-    args: dict[str, object] = {}
-    if path is None and LOCAL_CONFIG.exists():
-        path = LOCAL_CONFIG
-    if path is not None:
-        args = _application_args(path)
-    if data_dir is not None:
-        args["data_dir"] = str(data_dir)
-    try:
-        return AppConfig.model_validate(args)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"]) or "args"
-        raise ConfigError(f"{path}: {where}: {first['msg']}") from None
-
-
-def _application_args(path: Path) -> dict[str, object]:
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return dict(tree["applications"][0].get("args") or {})
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from None
-    except (TypeError, KeyError, IndexError, AttributeError):
-        raise ConfigError(f"{path} is not a Serve config file: it has no `applications` list") from None
 
 
 def _fail(message: str, code: int) -> NoReturn:
@@ -219,6 +185,23 @@ def keys_revoke(key_id: str, config: ConfigOption = None, data_dir: DataDirOptio
 
     if not asyncio.run(revoke(load_config(config, data_dir), key_id)):
         _fail(f"there is no key {key_id}", code=1)
+
+
+@holds_app.command("list")
+def holds_list(config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+    """Every post whose evidence is held, oldest first."""
+    from serve_app.hold_commands import table
+
+    console.print(asyncio.run(table(load_config(config, data_dir))))
+
+
+@holds_app.command("release")
+def holds_release(post_id: str, config: ConfigOption = None, data_dir: DataDirOption = None) -> None:
+    """End a hold: from now on retention and erasure count again. The audit keeps who did it."""
+    from serve_app.hold_commands import release
+
+    if not asyncio.run(release(load_config(config, data_dir), post_id)):
+        _fail(f"the post {post_id} is under no hold", code=1)
 
 
 @models_app.command("prepare")

@@ -136,6 +136,12 @@ def test_a_missing_model_is_an_error_with_the_command_that_mends_it(tmp_path: Pa
     assert parakh("doctor", "--data-dir", tmp_path / "empty").returncode == 1
 
 
+def test_a_hold_is_listed_and_released(config_file: Path) -> None:
+    assert "Legal holds" in parakh("holds", "list", config=config_file).stdout
+    refused = parakh("holds", "release", "p1", config=config_file)
+    assert (refused.returncode, "under no hold" in refused.stderr) == (1, True)
+
+
 @pytest.mark.parametrize("command", [["moderate", "x.png"], ["doctor"], ["serve"], ["keys", "list"]])
 def test_a_mistake_in_the_configuration_is_one_line(tmp_path: Path, command: list[str]) -> None:
     file = tmp_path / "serve.yaml"

@@ -22,6 +22,8 @@ from serve_app.demo.samples import SamplePost
 from serve_app.launch import ServerProcess, write_config
 from serve_app.models import prepare
 
+INDEXED_WITHIN_S = 1.0
+
 
 def run_demo(config_file: Path, config: AppConfig, *, port: int, once: bool, console: Console) -> bool:
     """True where every expectation held. Without `once` the server stays until Ctrl-C."""
@@ -53,11 +55,41 @@ def show(url: str, console: Console) -> bool:
         console.print(_verdicts(answers))
         checks = [(sample.name, check) for sample, code, body in answers for check in check_post(sample, code, body)]
         checks += [("embeddings", check) for check in _contrasts(client)]
+        checks += [("similarity", check) for check in _recognised(client, console)]
     for name, check in checks:
         mark = "[green]ok  [/]" if check.passed else "[bold red]FAIL[/]"
         detail = f" ({check.detail})" if check.detail else ""
         console.print(mark, Text(f"{name}: {check.what}{detail}"), highlight=False)
     return all(check.passed for _, check in checks)
+
+
+def _recognised(client: httpx.Client, console: Console) -> list[Check]:
+    """Post the photo again, once in other bytes and once in the same."""
+    time.sleep(INDEXED_WITHIN_S)
+    again = SamplePost(
+        "photo, re-encoded", "image", media=samples.re_encoded(samples.photo("chelsea")), filename="a.jpg"
+    )
+    same = SamplePost("photo, the same file", "image", media=samples.photo("chelsea"), filename="b.png")
+    checks = []
+    for sample in (again, same):
+        _, body = _post(client, sample)
+        found = next((match for match in body.get("matches", []) if match["use"] == "duplicate"), None)
+        how = f"found by {found['stage']}" if found else "not found"
+        reused = ", no encoder ran" if body.get("reused_from") else ""
+        checks.append(Check(f"{sample.name}: known as a duplicate", found is not None, how + reused))
+    console.print(_matches(body.get("matches", [])))
+    return checks
+
+
+def _matches(matches: list[dict[str, Any]]) -> Table:
+    table = Table(title="Matches of the last post")
+    for heading in ("use", "id", "found by", "cosine or bits", "threshold"):
+        table.add_column(heading)
+    for match in matches:
+        score = match["cosine"] if match["cosine"] is not None else match["distance"]
+        shown = ["" if value is None else f"{value:.3g}" for value in (score, match["threshold"])]
+        table.add_row(match["use"], match["id"], match["stage"], *shown)
+    return table
 
 
 def _post(client: httpx.Client, sample: SamplePost) -> tuple[int, dict[str, Any]]:
