@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.similarity.checks import checked_items, checked_search
+from deployments.similarity.errors import IndexClosed
 from deployments.similarity.settings import IndexSettings
 from deployments.similarity.spaces import Space, space_of
 from deployments.similarity.values import Filter, IndexStats, Item, Neighbours
@@ -21,7 +22,7 @@ class BruteIndex:
     def __init__(self, settings: IndexSettings, dimension: int) -> None:
         self._settings = settings
         self._space = space_of(settings, dimension)
-        self._items: dict[str, Item] = {}
+        self._items: dict[str, Item] | None = {}  # None: closed
         self._lock = threading.Lock()
 
     @property
@@ -35,15 +36,15 @@ class BruteIndex:
     def upsert(self, items: Sequence[Item]) -> None:
         checked = checked_items(self._space, items)
         with self._lock:
-            self._items |= {item.id: item for item in checked}
+            self._held.update({item.id: item for item in checked})
 
     def delete(self, ids: Sequence[str]) -> int:
         with self._lock:
-            return sum(self._items.pop(id_, None) is not None for id_ in ids)
+            return sum(self._held.pop(id_, None) is not None for id_ in ids)
 
     def get(self, ids: Sequence[str]) -> dict[str, Item]:
         with self._lock:
-            return {id_: self._items[id_] for id_ in ids if id_ in self._items}
+            return {id_: self._held[id_] for id_ in ids if id_ in self._held}
 
     def search(
         self,
@@ -56,26 +57,32 @@ class BruteIndex:
     ) -> list[Neighbours]:
         checked = checked_search(self._space, queries, k, threshold)
         with self._lock:
-            items = [item for item in self._items.values() if filter is None or passes(item, filter)]
+            items = [item for item in self._held.values() if filter is None or passes(item, filter)]
         rows = self._space.pack([item.vector for item in items])
         return [self._nearest(query, rows, items, k, threshold) for query in checked]
 
     def count(self) -> int:
-        return len(self._items)
+        return len(self._held)
 
     def scan(self, after: str = "", limit: int = 1000) -> list[str]:
         with self._lock:
-            greater = (id_ for id_ in self._items if id_.encode() > after.encode())
+            greater = (id_ for id_ in self._held if id_.encode() > after.encode())
             return sorted(greater, key=str.encode)[:limit]
 
     def stats(self) -> IndexStats:
         with self._lock:
-            newest = max((item.created_at for item in self._items.values()), default=None)
-            memory = sum(item.vector.nbytes for item in self._items.values())
-            return IndexStats(len(self._items), memory, 0, 0, 0, 0, 0, newest, None)
+            newest = max((item.created_at for item in self._held.values()), default=None)
+            memory = sum(item.vector.nbytes for item in self._held.values())
+            return IndexStats(len(self._held), memory, 0, 0, 0, 0, 0, newest, None)
 
     def close(self) -> None:
-        self._items = {}
+        self._items = None
+
+    @property
+    def _held(self) -> dict[str, Item]:
+        if self._items is None:
+            raise IndexClosed
+        return self._items
 
     def _nearest(
         self, query: NDArray[Any], rows: Any, items: list[Item], k: int, threshold: float | None

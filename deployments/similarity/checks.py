@@ -66,8 +66,8 @@ def _checked(space: Space, item: Item) -> Item:
         raise InvalidInput("created_at must be a finite number of seconds.", param="created_at")
     for name in ("language", "content_type"):
         value = getattr(item, name)
-        if not isinstance(value, str) or len(value) > 64 or not value.isascii():
-            raise InvalidInput(f"{name} must be at most 64 ASCII characters.", param=name)
+        if not isinstance(value, str) or len(value) > 64 or not (value.isascii() and value.isprintable()):
+            raise InvalidInput(f"{name} must be at most 64 printable ASCII characters.", param=name)
     return dataclasses.replace(item, vector=space.row(item.vector), frames=_checked_frames(space, item.frames))
 
 
