@@ -14,6 +14,7 @@ from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
 from deployments.runtime.errors import NodeUnavailable, Overloaded, UnsupportedMedia
 from deployments.runtime.values import ModelCard, NodeStatus, TextEmbedding
+from deployments.similarity.content import Content, Use
 from serve_app import graph
 from serve_app.graph import RayNodes
 
@@ -115,3 +116,23 @@ async def test_one_failing_node_hides_no_other(raised: Exception, state: str) ->
     statuses = {status.node: status for status in await subject.status()}
     assert {name: status.state for name, status in statuses.items()} == dict.fromkeys(NODES, "ready") | {"clip": state}
     assert "strange" not in str(statuses["clip"].reason)
+
+
+async def test_the_index_is_asked_by_reference_and_its_errors_are_ours() -> None:
+    def answer(method: str) -> Any:
+        return NodeUnavailable("away") if method == "match" else NodeStatus("similarity", "ready", "one is damaged")
+
+    handle = FakeHandle("similarity", answer)
+    subject = RayNodes({**{name: FakeHandle(name) for name in NODES}, "similarity": handle})
+    assert subject.similarity is not None
+    with pytest.raises(NodeUnavailable, match="away"):
+        await subject.similarity.match(Content(id="p1", content_type="image"), [Use.DUPLICATE])
+    await subject.similarity.remove("p1")
+    assert handle.calls == ["match", "remove"]
+    status = {status.node: status for status in await subject.status()}["similarity"]
+    assert status.reason == "one is damaged"  # always asked: a search that succeeded does not hide a sick partition
+
+
+async def test_without_the_node_there_is_no_index() -> None:
+    subject, _ = nodes()
+    assert subject.similarity is None

@@ -22,7 +22,7 @@ SICK = NodeStatus("records", "sick")
 
 
 def nodes(*down: str) -> list[NodeStatus]:
-    return [NodeStatus(node, "sick" if node in down else "ready") for node in NODES]
+    return [NodeStatus(node, "sick" if node in down else "ready") for node in (*NODES, "similarity")]
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,8 @@ def nodes(*down: str) -> list[NodeStatus]:
         (("clip", "vggish"), "degraded"),
         (("clip", "vggish", "xlmr"), "not_ready"),
         (("fusion",), "not_ready"),
+        (("similarity",), "degraded"),
+        (("clip", "vggish", "xlmr", "media"), "not_ready"),  # similarity alone gives no verdict
         (NODES, "not_ready"),
     ],
 )
