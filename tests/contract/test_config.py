@@ -12,8 +12,8 @@ from pydantic import BaseModel, ValidationError
 from ray.serve._private.build_app import build_app
 from ray.serve.schema import ServeDeploySchema
 
-from serve_app.cli import ConfigError, load_config
 from serve_app.config import AppConfig
+from serve_app.config_file import ConfigError, load_config
 from serve_app.ingress import OpenDoorRefused, refuse_open_door
 from serve_app.main import build
 
