@@ -23,7 +23,7 @@ from serve_app.records.similarity_tables import HashEntryRow, HashListRow
 
 ALGORITHMS = ("md5", "sha1", "sha256", "pdq")
 CHANGE = "hash_lists"
-STEP = 500
+STEP = 2000
 Key = tuple[str, str]  # (algorithm, digest)
 
 
@@ -108,12 +108,18 @@ class HashListStore:
     def _add(self, session: Session, *, name: str, entries: Sequence[HashEntry]) -> None:
         self._database.lock(session, "hash list", name)
         _found(session, name)  # deleted meanwhile
-        for entry in entries:
-            key = (name, entry.algorithm, entry.digest)
-            if session.get(HashEntryRow, key) is None:
-                row = HashEntryRow(list_name=name, algorithm=key[1], digest=key[2], labels=_labels(entry))
-                session.add(row)
-                _index(session, "index", row)
+        there = select(HashEntryRow.algorithm, HashEntryRow.digest).where(
+            HashEntryRow.list_name == name, HashEntryRow.digest.in_([entry.digest for entry in entries])
+        )
+        known_already = {(algorithm, digest) for algorithm, digest in session.execute(there)}
+        rows = [
+            HashEntryRow(list_name=name, algorithm=entry.algorithm, digest=entry.digest, labels=_labels(entry))
+            for entry in entries
+            if (entry.algorithm, entry.digest) not in known_already
+        ]
+        session.add_all(rows)
+        for row in rows:
+            _index(session, "index", row)
         known.note_change(session, CHANGE)
 
     def _relabel(self, session: Session, *, name: str, entries: Sequence[HashEntry]) -> None:
