@@ -47,10 +47,23 @@ class FileRow:
 
 
 class EmbeddingFile(Protocol):
-    path: Path
-    count: int  # rows
-    width: int | None  # entries of a vector, where the file says it
-    notes: Sequence[str]  # what the operator should know of it
+    @property
+    def path(self) -> Path: ...
+
+    @property
+    def count(self) -> int:
+        """Rows."""
+        ...
+
+    @property
+    def width(self) -> int | None:
+        """Entries of a vector, where the file says it."""
+        ...
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """What the operator should know of it."""
+        ...
 
     def rows(self, defaults: Defaults) -> Iterator[list[FileRow]]:
         """In order, in batches of some megabytes."""
@@ -131,7 +144,9 @@ class ParquetFile:
                 for batch in file.iter_batches(_batch_rows(4 * (self.width or 1024)), columns=self._names):
                     yield list(_file_rows(batch, numbers, defaults))
         except (OSError, pa.ArrowException) as error:
-            raise InvalidInput(f"{self.path} cannot be read to its end ({type(error).__name__}).") from None
+            raise InvalidInput(
+                f"{self.path} cannot be read to its end as a Parquet table ({type(error).__name__})."
+            ) from None
 
 
 def _file_rows(batch: pa.RecordBatch, numbers: Iterator[int], defaults: Defaults) -> Iterator[FileRow]:

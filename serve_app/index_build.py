@@ -44,8 +44,8 @@ class RowsRefused(InvalidInput):
 
     def __init__(self, path: Path, refused: Mapping[int, str]) -> None:
         many = f"{len(refused)} rows are" if len(refused) > 1 else "1 row is"
-        more = "or more " if len(refused) >= MAX_REFUSED else ""
-        super().__init__(f"{path}: {more}{many} refused, and nothing was written; --skip-refused loads the others.")
+        least = "at least " if len(refused) >= MAX_REFUSED else ""
+        super().__init__(f"{path}: {least}{many} refused, and nothing was written; --skip-refused loads the others.")
         self.refused = refused
 
 
