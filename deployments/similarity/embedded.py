@@ -14,6 +14,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ from deployments.similarity.stored import StoredRow, Written, frames_of, item_of
 from deployments.similarity.table import Codebook, Codebooks
 from deployments.similarity.upkeep import Upkeep
 from deployments.similarity.values import Filter, IndexStats, Item, Neighbours
-from deployments.similarity.view import Buffer, Searcher, View
+from deployments.similarity.view import Buffer, Found, Searcher, View
 
 _Operation = Sequence[Item] | Sequence[str] | Callable[[], object]
 """Items to upsert, ids to delete, or work that must not meet a write."""
@@ -78,7 +79,6 @@ class EmbeddedIndex:
         self._searcher = Searcher(self._space, self._codes, settings, self._books)
         self._store = RowStore(directory, _identity(settings, self._space, encoder), create=create)
         self._lock = threading.Lock()  # over the view's swap and the death of rows; searches never take it
-        self._version = 0  # of what was written
         self._failed: BaseException | None = None
         self._closed = False
         self._closing = threading.Lock()
@@ -146,21 +146,20 @@ class EmbeddedIndex:
             return []
         with self._open():
             excluded = self._store.seqs_of(filter.exclude_ids) if filter is not None and filter.exclude_ids else []
-            for _ in range(_RESTLESS_TRIES):
-                version = self._version
-                found = self._searcher.nearest(
-                    self._view,
-                    checked,
-                    k,
-                    filter=filter,
-                    excluded=excluded,
-                    threshold=threshold,
-                    exact=exact,
-                    effort=effort,
-                )
-                if not found.restless or version == self._version:
-                    break
-            return found.neighbours
+            looked = partial(
+                self._searcher.nearest,
+                queries=checked,
+                k=k,
+                filter=filter,
+                excluded=excluded,
+                threshold=threshold,
+                exact=exact,
+                effort=effort,
+            )
+            found = self._found(looked)
+        if filter is not None and filter.exclude_ids:  # an excluded item may have been replaced meanwhile
+            return [_without(one, filter.exclude_ids) for one in found.neighbours]
+        return found.neighbours
 
     def count(self) -> int:
         return self._store.mark.items
@@ -289,6 +288,16 @@ class EmbeddedIndex:
 
     # --- inside ---
 
+    def _found(self, looked: Callable[[View], Found]) -> Found:
+        """In a view whose buffer is still the newest: else what was replaced meanwhile may lie in a newer one."""
+        for _ in range(_RESTLESS_TRIES):
+            view = self._view
+            found = looked(view)
+            if self._view.buffer is view.buffer and not found.doubled:
+                return found
+        with self._lock:
+            return looked(self._view)
+
     def _written(self, operation: _Operation) -> Written:
         with self._room:
             while len(self._view.sealed) >= MAX_SEALED_BUFFERS and self.upkeep.running and not self._closed:
@@ -342,7 +351,6 @@ class EmbeddedIndex:
         with self._lock:
             for seq in written.removed:
                 any(part.kill(seq) for part in self._view.newest_first())
-            self._version += 1
 
     def _append(self, added: Sequence[StoredRow]) -> None:
         start = 0
@@ -373,7 +381,6 @@ class EmbeddedIndex:
             with self._lock:
                 for seq in self._store.tombstones():
                     any(part.kill(seq) for part in self._view.newest_first())
-                self._version += 1
         finally:
             self._loading = False
 
@@ -400,6 +407,11 @@ class EmbeddedIndex:
             yield
         except sqlite3.ProgrammingError as error:  # closed while one read
             raise IndexClosed from error
+
+
+def _without(neighbours: Neighbours, ids: frozenset[str]) -> Neighbours:
+    kept = [position for position, id_ in enumerate(neighbours.ids) if id_ not in ids]
+    return Neighbours(tuple(neighbours.ids[position] for position in kept), neighbours.scores[kept])
 
 
 def _unsure(error: sqlite3.Error) -> bool:

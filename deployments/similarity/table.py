@@ -144,6 +144,10 @@ class GrowingTable:
         self._rows.shorten(count)
         self.count = count
 
+    def alive_now(self) -> NDArray[np.bool_]:
+        """(capacity,) of this moment; rows yet to come are alive."""
+        return self._alive.copy()
+
     def view(self) -> Table:
         n = self.count
         return Table(

@@ -1,10 +1,13 @@
 """What a search sees: segments, the rows gathered in memory, write buffers. Swapped whole, never changed in place.
 
 A search takes no lock. It asks every part for candidates, drops the dead, and scores the rest exactly from the rows.
+The newest buffer comes last: a row that died because it was replaced was replaced there first, so that a search which
+meets it dead meets its successor, too.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -62,6 +65,12 @@ class Buffer:
         table = self._table.view()
         return table, self._inputs[: len(table)]
 
+    def look(self) -> tuple[Table, NDArray[Any]]:
+        """As `view`, with `alive` of a moment before: whatever had been replaced by then, its successor is here."""
+        alive = self._table.alive_now()
+        table, inputs = self.view()
+        return dataclasses.replace(table, alive=alive[: len(table)]), inputs
+
     def as_part(self) -> Part:
         """Its rows, for the upkeep to take on; not to be searched."""
         return Part(self._table.view(), None, None, np.empty(0, np.int32))
@@ -96,10 +105,10 @@ class View:
 
 @dataclass(frozen=True)
 class Found:
-    """restless: a row died, or was replaced, while one looked: the answer may lack what took its place."""
+    """doubled: a row and its replacement were met; of the two the newer counts, and there may be one too few."""
 
     neighbours: list[Neighbours]
-    restless: bool
+    doubled: bool
 
 
 @dataclass(frozen=True)
@@ -136,20 +145,21 @@ class Searcher:
         vectors = self._space.codes_input(self._space.pack(queries))
         want = max(k * self._per_neighbour, k + 16)
         probes: dict[str, Probe] = {}
-        from_buffers = (
-            self._from_buffer(buffer, queries, vectors, want, filter, excluded) for buffer in view.buffers()
-        )
-        found = [candidates for candidates in from_buffers if candidates is not None]
+        found = []
         for part in view.parts():
             mask = None if filter is None else part.table.passing(filter, self._books, excluded)
             candidates = self._from_part(part, queries, vectors, want, mask, exact, probes, effort)
             if candidates is not None:
+                _drop_dead(candidates)
+                found.append(candidates)
+        for buffer in view.buffers():
+            candidates = self._from_buffer(buffer, queries, vectors, want, filter, excluded)
+            if candidates is not None:
+                _drop_dead(candidates)
                 found.append(candidates)
         if not found:
             return Found([Neighbours((), np.empty(0, np.float32)) for _ in queries], False)
-        dropped = sum(_without_dead(candidates) for candidates in found) > 0
-        neighbours, doubled = self._ranked(queries, found, k, want, threshold)
-        return Found(neighbours, dropped or doubled)
+        return Found(*self._ranked(queries, found, k, want, threshold))
 
     def _from_buffer(
         self,
@@ -160,7 +170,7 @@ class Searcher:
         filter: Filter | None,
         excluded: Sequence[int],
     ) -> _Candidates | None:
-        table, inputs = buffer.view()
+        table, inputs = buffer.look()
         if not len(table):
             return None
         if filter is not None:
@@ -307,15 +317,12 @@ class Searcher:
         return scores
 
 
-def _without_dead(candidates: _Candidates) -> bool:
-    """Take them out; whether there were any."""
+def _drop_dead(candidates: _Candidates) -> None:
     positions = candidates.positions
     dead = ~candidates.table.alive[positions]
     dead &= positions >= 0
-    if not dead.any():
-        return False
-    positions[dead] = -1
-    return True
+    if dead.any():
+        positions[dead] = -1
 
 
 def _named(
