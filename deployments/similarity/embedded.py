@@ -24,7 +24,7 @@ from deployments.similarity.checks import check_id, checked_items, checked_searc
 from deployments.similarity.codes import Codes
 from deployments.similarity.commits import GroupCommit
 from deployments.similarity.content import EncoderId
-from deployments.similarity.errors import IndexClosed, IndexUnwritable
+from deployments.similarity.errors import IndexClosed, IndexDamaged, IndexUnwritable
 from deployments.similarity.gpu import gpu_of
 from deployments.similarity.recovery import recovered
 from deployments.similarity.segment import SegmentFiles
@@ -86,6 +86,9 @@ class EmbeddedIndex:
         self._loading = False
         try:
             recovery = recovered(self._store, self._files, self._space, self._codes, self._books, settings)
+        except sqlite3.DatabaseError as error:
+            self._store.close()
+            raise IndexDamaged(f"rows.db is not readable ({error}); restore the index from a backup") from error
         except BaseException:
             self._store.close()
             raise
@@ -191,6 +194,7 @@ class EmbeddedIndex:
                 "nlist": getattr(template.index, "nlist", None) if template else None,
                 "merge_seconds": self.upkeep.merge_s,
                 "repaired": self.repaired,
+                "scrubbed_at": self.upkeep.scrubbed_at,
                 "damage": self.upkeep.damaged,
                 "errors": self._errors(),
             },
@@ -407,6 +411,8 @@ class EmbeddedIndex:
             yield
         except sqlite3.ProgrammingError as error:  # closed while one read
             raise IndexClosed from error
+        except sqlite3.DatabaseError as error:
+            raise self.upkeep.damage("rows.db") from error
 
 
 def _without(neighbours: Neighbours, ids: frozenset[str]) -> Neighbours:

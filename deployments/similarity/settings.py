@@ -51,6 +51,9 @@ class IndexSettings(Frozen):
     snapshot_s: float = Field(
         300.0, gt=0, description="At most so long until new rows are in a segment file; a restart replays the rest."
     )
+    scrub_h: float = Field(
+        24.0, ge=0, description="Hours in which all rows and segments are read once and checked; 0 switches it off."
+    )
     device: str = Field(
         "cpu",
         pattern=r"^(cpu|cuda(:\d+)?)$",

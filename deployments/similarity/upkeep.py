@@ -30,6 +30,7 @@ from deployments.similarity.rows import concatenated
 from deployments.similarity.segment import Part, Source
 from deployments.similarity.stored import SegmentEntry
 from deployments.similarity.tuning import tuned
+from deployments.similarity.verification import Serving, Verification
 from deployments.similarity.view import Buffer, View
 
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ class Upkeep:
         self._snapshot: SegmentEntry | None = None  # the file that holds what is gathered, so far as it was then
         self.snapshot_at: float | None = None
         self.merge_s = 0.0  # seconds spent training, merging and rewriting
+        self.scrubbed_at: float | None = None  # when everything had last been read and checked
         self.recall_estimate: float | None = None
         self.errors: dict[str, str] = {}  # thread -> why its work fails, for as long as it does
         self.damaged: list[str] = []  # what was met that is not as it was written
@@ -84,6 +86,8 @@ class Upkeep:
 
     def start(self) -> None:
         steps = {"gather": self._gather_step, "compact": self._compact_step}
+        if self._index.settings.scrub_h:
+            steps["scrub"] = self._scrub_step
         for name, step in steps.items():
             thread = threading.Thread(
                 target=self._loop, args=(name, step), name=f"{name}-{self._index.directory.name}", daemon=True
@@ -435,6 +439,21 @@ class Upkeep:
     def _compact_step(self) -> None:
         if not self.compact():
             self._stopping.wait(_IDLE_S)
+
+    def _scrub_step(self) -> None:
+        """Read everything once, in small steps spread over `scrub_h`."""
+        verification = Verification(Serving(self._index))
+        started, told = time.monotonic(), 0
+        with contextlib.closing(verification.steps()) as steps:
+            for share in steps:
+                for finding in verification.findings[told:]:
+                    if finding.kind != "orphan":
+                        self.damage(finding.what)
+                told = len(verification.findings)
+                due = started + share * self._index.settings.scrub_h * 3600
+                if self._stopping.wait(max(0.0, due - time.monotonic())):
+                    return
+        self.scrubbed_at = time.time()
 
     def _loop(self, name: str, step: Callable[[], None]) -> None:
         with contextlib.suppress(OSError, AttributeError):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from deployments.runtime.errors import ParakhError
 from deployments.similarity.errors import IndexDamaged
 from deployments.similarity.verify import verify
-from tests.similarity.embedded_world import check, contents, execute, filled, flip, item, items, opened
+from tests.similarity.embedded_world import BUSY, check, contents, execute, filled, flip, item, items, opened
 
 ROW = "id-101"  # in a segment
 TAIL = "id-405"  # in none yet
@@ -300,3 +302,30 @@ def test_orphans_are_told_and_harmless(tmp_path: Path) -> None:
     with closing(opened(tmp_path)) as index:
         check(index, model)
     assert not verify(tmp_path).of("orphan")
+
+
+def test_the_scrub_finds_damage_by_itself(tmp_path: Path) -> None:
+    model = filled(tmp_path)
+    settings = BUSY.model_copy(update={"scrub_h": 0.2 / 3600})
+    with closing(opened(tmp_path, settings=settings, maintain=True)) as index:
+        wait_until(lambda: index.stats().details["scrubbed_at"])
+        assert not index.stats().details["damage"]
+        execute(tmp_path, "UPDATE rows SET attributes = '{}' WHERE id = ?", ROW)
+        wait_until(lambda: index.stats().details["damage"])
+        assert ROW in index.stats().details["damage"][0]
+        assert index.count() == len(model)
+        assert not index.stats().details["errors"]
+
+
+def test_a_slow_scrub_does_not_keep_the_index_from_closing(tmp_path: Path) -> None:
+    filled(tmp_path)
+    started = time.monotonic()
+    opened(tmp_path, maintain=True).close()
+    assert time.monotonic() - started < 10
+
+
+def wait_until(true: Callable[[], object]) -> None:
+    until = time.monotonic() + 20
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)
