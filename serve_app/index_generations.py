@@ -32,7 +32,12 @@ def copy(settings: SimilaritySettings, key: PartitionKey, progress: Share) -> in
     with opened(settings, maintain=True) as offline:
         info = offline.partitions.info(key)
         total = max(1, info.stats.items if info.stats else 1)
-        return offline.partitions.copy(key, progress=lambda done: progress(f"copying {key}", done / total))
+        copied = offline.partitions.copy(key, progress=lambda done: progress(f"copying {key}", done / total))
+        building = offline.state(key, State.BUILDING)
+        if offline.embedded and building is not None:
+            progress(f"training {key}", 1.0)
+            offline.index(building).upkeep.maintain()  # so that it is as quick as the live one when it is switched to
+        return copied
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from deployments.similarity.backup import BackupInfo
-from deployments.similarity.verify import Outcome
 from serve_app.index_build import Built
 from serve_app.index_care import Tuned, Verified
 from serve_app.index_generations import Switched
 from serve_app.index_media import MediaBuilt
 
 _REFUSALS_SHOWN = 20
-_FINDING_STYLES: Mapping[Outcome, str] = {"found": "bold red", "repaired": "green", "lost": "yellow"}
+_FINDING_STYLES: Mapping[str, str] = {"found": "bold red", "repaired": "green", "lost": "yellow"}
 _MiB = 1 << 20
 
 

@@ -428,6 +428,7 @@ def test_the_partitions_name_picks_files_and_modality(world: World, png: bytes, 
 @pytest.mark.parametrize(
     "command",
     [
+        ["build", NAME, "vectors.npy", "--encoder", "clip@1"],
         ["stats"],
         ["tune", "--all"],
         ["verify"],
@@ -441,8 +442,11 @@ def test_the_partitions_name_picks_files_and_modality(world: World, png: bytes, 
     ],
     ids=lambda command: command[0],
 )
-def test_where_a_server_owns_the_directory_one_line_says_who_and_what_to_do(world: World, command: list[str]) -> None:
+def test_where_a_server_owns_the_directory_one_line_says_who_and_what_to_do(
+    world: World, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     world.build(vectors(3))
+    monkeypatch.chdir(world.directory)
     lock = RootLock(world.root / "lock")
     try:
         told = world.parakh(*command)
