@@ -22,8 +22,8 @@ class ExternalItemStore:
 
         def work(session: Session) -> None:
             insert: Any = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-            for id_ in sorted(ids):
-                session.execute(insert(ExternalItemRow).values(bank=bank, item_id=id_).on_conflict_do_nothing())
+            if rows := [{"bank": bank, "item_id": id_} for id_ in sorted(ids)]:
+                session.execute(insert(ExternalItemRow).on_conflict_do_nothing(), rows)
 
         await self._database.write(work)
 
