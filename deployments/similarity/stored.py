@@ -34,11 +34,11 @@ class StoredRow:
 
     @property
     def sound(self) -> bool:
-        return self.checksum == self.summed
+        return self.checksum == self.summed >= 0
 
     @property
     def summed(self) -> int:
-        """64 bits over every column; lengths go in, so that no byte can move from one to the next."""
+        """64 bits over every column; lengths go in, so that no byte can move from one to the next. -1: it is no row."""
         try:
             texts = [text.encode() for text in (self.id, self.language, self.content_type, self.attributes)]
             head = struct.pack("<qd5I", self.seq, self.created_at, *map(len, texts), len(self.frames))

@@ -13,7 +13,7 @@ import pytest
 
 from deployments.similarity.embedded import EmbeddedIndex
 from deployments.similarity.settings import IndexSettings
-from deployments.similarity.values import Filter, Item
+from deployments.similarity.values import Filter
 from deployments.similarity.verify import verify
 from tests.similarity.embedded_world import BUSY, NEAR, check, contents, item, items, opened, vector_of
 
@@ -113,7 +113,7 @@ def stress(directory: Path, seconds: float, settings: IndexSettings) -> None:
             assert set(got) == {one.id for one in picked}
 
         def other() -> None:
-            random.choice((index.stats, index.upkeep.snapshot, lambda: index.scan("", 10), lambda: load(index)))()
+            random.choice((index.stats, index.upkeep.snapshot, lambda: index.scan("", 10)))()
             assert index.count() >= STABLE
             time.sleep(0.05)
 
@@ -125,7 +125,7 @@ def stress(directory: Path, seconds: float, settings: IndexSettings) -> None:
         for writer in writers:
             model |= writer.held
         held = contents(index)
-        assert {id_: number for id_, number in held.items() if not id_.startswith("load")} == model
+        assert held == model
         check(index, held)
         assert not index.stats().details["errors"]
         assert verify(index).sound
@@ -135,30 +135,15 @@ def stress(directory: Path, seconds: float, settings: IndexSettings) -> None:
         check(index, held)
 
 
-def load(index: EmbeddedIndex) -> None:
-    start = random.randrange(60_000, 80_000)
-    batch: list[Item] = [item(f"load-{number}", number) for number in range(start, start + 70)]
-    if random.random() < 0.2:
-        assert index.load([batch[:30], batch[30:]]) == 70
-
-
-def without_loads(directory: Path, seconds: float, settings: IndexSettings, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What comes during a bulk load is found at its end only: so a search may miss it, and is not asked to."""
-    monkeypatch.setattr("tests.similarity.test_embedded_stress.load", lambda index: None)
-    stress(directory, seconds, settings)
-
-
 @pytest.mark.parametrize("index_type", ["IVF_FLAT", "FLAT"])
-def test_a_crowd_finds_what_is_there(tmp_path: Path, index_type: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    without_loads(tmp_path, 5, BUSY.model_copy(update={"index_type": index_type}), monkeypatch)
+def test_a_crowd_finds_what_is_there(tmp_path: Path, index_type: str) -> None:
+    stress(tmp_path, 5, BUSY.model_copy(update={"index_type": index_type}))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("index_type", ["IVF_FLAT", "IVF_SQ8", "HNSW", "FLAT"])
-def test_a_crowd_finds_what_is_there_for_longer(
-    tmp_path: Path, index_type: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    without_loads(tmp_path, 40, BUSY.model_copy(update={"index_type": index_type}), monkeypatch)
+def test_a_crowd_finds_what_is_there_for_longer(tmp_path: Path, index_type: str) -> None:
+    stress(tmp_path, 40, BUSY.model_copy(update={"index_type": index_type}))
 
 
 def test_bulk_loads_among_writers_count_no_row_twice(tmp_path: Path) -> None:

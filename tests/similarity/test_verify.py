@@ -48,6 +48,7 @@ def test_a_sound_index_is_sound_at_rest_and_while_it_serves(tmp_path: Path) -> N
         "checksum = x'01'",
         "seq = 100000",
         "frames = x'0102030405060708'",
+        "vector = 'text', checksum = 'text'",
     ],
 )
 @pytest.mark.parametrize("serving", [False, True], ids=["at rest", "serving"])
