@@ -47,6 +47,7 @@ from deployments.similarity.vector_index import VectorIndex
 MAX_CANDIDATES = 16_384  # Milvus' limit of topk, of nq and of the rows of a query
 _INDEXED_FROM = 1024  # rows of a segment: smaller ones are searched exactly (indexCoord.segment)
 _POLL_S = 0.2
+_SWITCH_S = 60.0  # at most, for query nodes to take up an index
 _NEWEST_KEPT_S = 60.0
 _LARGEST = sys.float_info.max
 
@@ -160,7 +161,8 @@ class MilvusIndex:
         if self._connection.is_lite:
             return
         self._build_call("refresh_load")  # else query nodes keep what they hold, unindexed, for many seconds (2.3.5)
-        while self._unindexed_segments() and time.monotonic() < deadline:
+        switch = min(deadline, time.monotonic() + _SWITCH_S)
+        while self._rows_searched_by_index() < state["indexed_rows"] and time.monotonic() < switch:
             time.sleep(_POLL_S)
 
     def stats(self) -> IndexStats:
@@ -215,14 +217,14 @@ class MilvusIndex:
         described: Mapping[str, Any] = self._connection.call("describe_index", self._collection, "vector")
         return described
 
-    def _unindexed_segments(self) -> int:
-        """Sealed segments that query nodes hold without the index that they should have. FLAT is none."""
-        if self._settings.index_type == "FLAT":
-            return 0
+    def _rows_searched_by_index(self) -> int:
+        """Of segments that query nodes hold with their index, or that are too small for one."""
         loaded = self._connection.call("list_loaded_segments", self._collection)
+        flat = self._settings.index_type == "FLAT"
         return sum(
-            segment.state.name == "Sealed" and segment.num_rows >= _INDEXED_FROM and not segment.index_name
+            segment.num_rows
             for segment in loaded
+            if segment.state.name == "Sealed" and (flat or segment.index_name or segment.num_rows < _INDEXED_FROM)
         )
 
     def _query(self, expression: str, fields: list[str], **kwargs: Any) -> list[dict[str, Any]]:

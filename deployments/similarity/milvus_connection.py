@@ -31,6 +31,14 @@ _TRANSIENT = frozenset({1, 2, 3, 4, 8, 101, 103, 400, 401, 500, 501, 503, 600, 6
 _CALLERS_FAULT = frozenset({1100, 1101})  # parameter invalid, missing
 _COLLECTION_NOT_FOUND = 100
 
+_CHANNEL = {
+    "grpc.initial_reconnect_backoff_ms": 100,
+    "grpc.min_reconnect_backoff_ms": 500,
+    "grpc.max_reconnect_backoff_ms": 2_000,  # gRPC's own is two minutes: so long after an outage it would not look
+    "grpc.keepalive_time_ms": 30_000,
+    "grpc.keepalive_permit_without_calls": 0,  # servers answer pings of idle clients with "too many pings"
+}
+
 
 class ServerTooOld(NodeUnavailable):
     message = "The Milvus server is too old."
@@ -85,18 +93,28 @@ class MilvusConnection:
 
     def _connected(self) -> Any:
         try:
-            return self._new_client(
+            client = self._new_client(
                 uri=self.settings.uri,
                 token=self.settings.token.get_secret_value(),
                 db_name=self.settings.database,
                 timeout=self.settings.timeout_s,
+                grpc_options=_CHANNEL,
             )
         except (MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as error:
             raise _translated("connect", error) from error
+        if isinstance(client, MilvusClient):
+            # pymilvus 3.0 opens a new channel when one fails, under one lock of the process: of n threads that lose a
+            # server the last waits n connection timeouts, however short its own. gRPC's channel reconnects by itself.
+            client._get_connection()._on_rpc_error = _left_to_grpc
+        return client
 
     def _wait_s(self, attempt: int) -> float:
         longest: float = min(self.settings.backoff_s * 2**attempt, self.settings.max_backoff_s)
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, no secret
+
+
+def _left_to_grpc(error: Exception) -> bool:
+    return False
 
 
 def _passes(error: Exception) -> bool:

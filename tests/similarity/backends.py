@@ -92,9 +92,7 @@ class Milvus(IndexBackend):
     def supports(self, settings: IndexSettings) -> bool:
         if settings.metric in ("hamming", "jaccard"):
             return self._is_server
-        return settings.index_type in ("FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW") or (
-            self._is_server and settings.index_type == "IVF_PQ"
-        )
+        return settings.index_type in ("FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW")
 
     def built(self, index: VectorIndex) -> str | None:
         from deployments.similarity.milvus import MilvusIndex

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -127,7 +128,7 @@ def test_frames_that_no_row_can_hold_are_refused_and_change_nothing(milvus: Milv
 
 @pytest.mark.system
 @pytest.mark.slow
-@pytest.mark.parametrize("index_type", ["IVF_FLAT", "IVF_SQ8", "IVF_PQ", "HNSW"])
+@pytest.mark.parametrize("index_type", ["IVF_FLAT", "IVF_SQ8", "HNSW"])
 def test_the_index_that_was_asked_for_is_built_and_searched(server: MilvusSettings, index_type: str) -> None:
     """A server that quietly looked at every row would find everything however little it is told to look at."""
     n, dimension = 6000, 64
@@ -171,12 +172,12 @@ def test_few_items_behind_a_filter_are_found_in_lists_that_are_not_searched(serv
     drop(server, "few")
 
 
-@pytest.mark.system
-@pytest.mark.slow
-def test_index_types_of_newer_servers_are_refused_by_name(server: MilvusSettings) -> None:
-    with pytest.raises(InvalidInput, match=r"v2\.3\.5.* has no index type IVF_RABITQ; it has FLAT, HNSW, IVF_FLAT"):
-        MilvusIndex.open(server, "newer", IndexSettings(index_type="IVF_RABITQ"), 32, ENCODER)
-    assert names(server) == []
+@pytest.mark.parametrize("index_type", ["IVF_PQ", "IVF_RABITQ"])
+def test_index_types_for_newer_servers_are_refused_by_name(milvus: MilvusSettings, index_type: str) -> None:
+    settings = IndexSettings.model_validate({"index_type": index_type})
+    with pytest.raises(InvalidInput, match=rf"one of FLAT, HNSW, IVF_FLAT, IVF_SQ8, not {index_type}"):
+        MilvusIndex.open(milvus, "newer", settings, 32, ENCODER)
+    assert names(milvus) == []
 
 
 @pytest.mark.system
@@ -205,15 +206,16 @@ def test_a_lost_connection_is_unavailable_in_time_and_comes_back(server: MilvusS
         index = MilvusIndex.open(settings, "cut", FLAT, 8, ENCODER)
         index.upsert(items(vectors(3)))
         cable.cut()
-        with ThreadPoolExecutor(3) as pool:
+        start = time.monotonic()
+        with ThreadPoolExecutor(12) as pool:
             calls: list[Future[Any]] = [
-                pool.submit(index.search, vectors(1), 1),
+                *(pool.submit(index.search, vectors(1), 1) for _ in range(10)),
                 pool.submit(index.upsert, items(vectors(4))),
-                pool.submit(index.delete, ["i00000"]),
             ]
             for call in calls:
                 with pytest.raises(NodeUnavailable):
                     call.result(timeout=20)
+        assert time.monotonic() - start < 5
         cable.mend()
         index.upsert(items(vectors(5)))
         assert len(index.search(vectors(1), 10)[0]) == index.count() == 5
