@@ -86,6 +86,14 @@ class Source:
     def living(cls, part: Part) -> Source:
         return cls(part, np.flatnonzero(part.table.alive))
 
+    def is_whole_under(self, template: Template | None) -> bool:
+        """Every row of an indexed part, under the template it has."""
+        part = self.part
+        same = part.template is template or (
+            part.template is not None and template is not None and part.template.name == template.name
+        )
+        return part.index is not None and same and 0 < len(self.positions) == len(part)
+
     def alive(self) -> NDArray[np.bool_]:
         """Of the rows taken, those that still live."""
         return np.asarray(self.part.table.alive[self.positions])
@@ -117,6 +125,9 @@ class SegmentFiles:
 
         Rows of a part of the same template keep their lists, others are assigned. `rest` is called between chunks.
         """
+        if len(sources) == 1 and sources[0].is_whole_under(template):  # its codes are there already
+            part = sources[0].part
+            return self._write(name, sources, part.index, part.lists, template, index_type, rest)
         index = self._codes.empty(template)
         lists = []
         for source in sources:

@@ -42,7 +42,7 @@ class IndexSettings(Frozen):
     train_from: int = Field(
         20_000, ge=256, description="Rows from which on a quantiser is trained; fewer are searched exactly."
     )
-    buffer_bytes: int = Field(2 << 20, ge=4096, description="Write buffer, searched exactly; full, it is sealed.")
+    buffer_bytes: int = Field(1 << 20, ge=4096, description="Write buffer, searched exactly; full, it is sealed.")
     seal_rows: int = Field(32_768, ge=64, description="Sealed rows that are gathered in memory before a segment file.")
     max_dead_share: float = Field(0.2, gt=0, le=1, description="Deleted share of a segment at which it is rewritten.")
     retrain_growth: float = Field(
