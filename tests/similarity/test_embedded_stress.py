@@ -141,7 +141,7 @@ def test_a_crowd_finds_what_is_there(tmp_path: Path, index_type: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("index_type", ["IVF_FLAT", "IVF_SQ8", "HNSW", "FLAT"])
+@pytest.mark.parametrize("index_type", ["IVF_FLAT", "IVF_SQ8", "FLAT"])
 def test_a_crowd_finds_what_is_there_for_longer(tmp_path: Path, index_type: str) -> None:
     stress(tmp_path, 40, BUSY.model_copy(update={"index_type": index_type}))
 
