@@ -16,8 +16,8 @@ from rich.progress import Progress
 from rich.text import Text
 
 from deployments.runtime.errors import InvalidInput, ParakhError
-from serve_app import index_commands
 from serve_app.config_file import LOCAL_CONFIG, ConfigError, ConfigOption, DataDirOption, load_config
+from serve_app.index import commands as index_commands
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help=__doc__, pretty_exceptions_enable=False)
 models_app = typer.Typer(no_args_is_help=True, help="Model files: prepare them, list them.")

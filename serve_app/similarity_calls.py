@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from deployments.runtime.values import NodeStatus
 from deployments.similarity.content import Bank, Content, EncoderId, MatchAnswer, SearchRequest, Use
-from deployments.similarity.listing import PartitionInfo
+from deployments.similarity.partitions.listing import PartitionInfo
 from deployments.similarity.values import Item
 from serve_app.similarity import LikeRequest, PartitionStats, SearchAnswer
 

@@ -22,11 +22,11 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
-from deployments.similarity.backends import EmbeddedBackend
 from deployments.similarity.content import PDQ_ENCODER, EncoderId, PartitionKey
 from deployments.similarity.node_settings import SimilaritySettings
-from deployments.similarity.partitions import Partitions
-from deployments.similarity.root_lock import RootLock
+from deployments.similarity.partitions.backends import EmbeddedBackend
+from deployments.similarity.partitions.partitions import Partitions
+from deployments.similarity.partitions.root_lock import RootLock
 from deployments.similarity.values import Filter, Item
 from serve_app import cli
 from serve_app.config import AppConfig

@@ -19,8 +19,8 @@ from benchmarks.near_duplicates.looked_at import Eye, Seen
 from benchmarks.near_duplicates.stages import Pairs
 from benchmarks.report import Row, against, options, report
 from deployments.media.pdq import signature
-from deployments.similarity.alignment import Alignment, Order, align_signatures, align_vectors
-from deployments.similarity.signatures import MATCH_BITS, mirror
+from deployments.similarity.uses.alignment import Alignment, Order, align_signatures, align_vectors
+from deployments.similarity.uses.signatures import MATCH_BITS, mirror
 
 PDQ_BITS = (MATCH_BITS, 40, 48, 60)
 COSINES = (0.80, 0.85, 0.90, 0.94, 0.96, 0.98)

@@ -13,7 +13,7 @@ from deployments.media.decode import decode_in_process
 from deployments.media.settings import MediaSettings
 from deployments.runtime.values import Embeddings
 from deployments.similarity.content import FrameSignatures
-from deployments.similarity.signatures import frame_signatures
+from deployments.similarity.uses.signatures import frame_signatures
 from deployments.similarity.values import FrameVectors
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.near_duplicates.looked_at import Seen
-from deployments.similarity.signatures import mirror, nearest
+from deployments.similarity.uses.signatures import mirror, nearest
 
 NOTHING = 256.0  # distance where a post has no signature of enough quality
 Distance = Callable[[Seen, Seen], float]

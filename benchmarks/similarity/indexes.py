@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from benchmarks.similarity.data import Vectors
 from deployments.similarity.content import EncoderId
-from deployments.similarity.embedded import EmbeddedIndex
+from deployments.similarity.embedded.index import EmbeddedIndex
 from deployments.similarity.halves import single
 from deployments.similarity.settings import IndexSettings, IndexType
 from deployments.similarity.values import Item

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from benchmarks.report import Row, against
 from benchmarks.similarity.data import Vectors, embeddings, neighbours, recall
 from benchmarks.similarity.indexes import embedded, load
-from deployments.similarity.embedded import EmbeddedIndex
+from deployments.similarity.embedded.index import EmbeddedIndex
 from deployments.similarity.settings import IndexType
 
 _K = 10

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from benchmarks.report import Row, against, median, percentile
 from benchmarks.similarity.data import Vectors, embeddings
 from benchmarks.similarity.indexes import PlainFaiss, embedded, items
-from deployments.similarity.embedded import EmbeddedIndex
+from deployments.similarity.embedded.index import EmbeddedIndex
 
 _K = 10
 _ROWS_A_WRITE = 10

@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.report import Row
 from benchmarks.similarity.data import embeddings
 from benchmarks.similarity.indexes import ENCODER, items, load
-from deployments.similarity.embedded import EmbeddedIndex
+from deployments.similarity.embedded.index import EmbeddedIndex
 from deployments.similarity.settings import IndexSettings
 
 _TAIL = 20_000  # rows that no segment file holds when the process dies

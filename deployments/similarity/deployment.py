@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from ray import serve
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from deployments.similarity.listing import PartitionInfo
 from deployments.similarity.node import SimilarityNode
 from deployments.similarity.node_settings import SimilaritySettings
+from deployments.similarity.partitions.listing import PartitionInfo
 from deployments.similarity.values import IndexStats
 
 _SECONDS = [0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.5, 2, 10]

@@ -17,8 +17,6 @@ from typing import TypeVar
 from deployments.runtime.errors import InvalidInput, NodeUnavailable, NotFound, Overloaded, PartitionConflict
 from deployments.runtime.health import Health
 from deployments.runtime.values import NodeStatus
-from deployments.similarity.backends import Backend
-from deployments.similarity.catalog import Generation
 from deployments.similarity.content import (
     Bank,
     Content,
@@ -30,13 +28,15 @@ from deployments.similarity.content import (
     Use,
 )
 from deployments.similarity.errors import IndexDamaged
-from deployments.similarity.listing import PartitionInfo
 from deployments.similarity.node_settings import SimilaritySettings
-from deployments.similarity.searching import SearchAnswer
+from deployments.similarity.partitions.backends import Backend
+from deployments.similarity.partitions.catalog import Generation
+from deployments.similarity.partitions.listing import PartitionInfo
+from deployments.similarity.partitions.watched import SimilarityObserver
 from deployments.similarity.service import SimilarityService
 from deployments.similarity.settings import IndexSettings
+from deployments.similarity.uses.searching import SearchAnswer
 from deployments.similarity.values import Filter, Item
-from deployments.similarity.watched import SimilarityObserver
 
 logger = logging.getLogger(__name__)
 

@@ -8,11 +8,11 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from deployments.similarity import uses
 from deployments.similarity.content import ANY
-from deployments.similarity.milvus_settings import MilvusSettings
+from deployments.similarity.milvus.settings import MilvusSettings
 from deployments.similarity.settings import Frozen, IndexSettings
-from deployments.similarity.uses import UseSettings
+from deployments.similarity.uses import settings as uses
+from deployments.similarity.uses.settings import UseSettings
 
 MAX_SIGNATURES = 64
 """Frame signatures of one post that an index may hold: a bound on what removing a post looks for."""

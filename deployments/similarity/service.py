@@ -11,17 +11,17 @@ import logging
 import time
 
 from deployments.runtime.errors import NotFound
-from deployments.similarity.backends import Backend, backend_of
 from deployments.similarity.content import PartitionKey
-from deployments.similarity.contents import Contents
 from deployments.similarity.errors import IndexClosed, IndexDamaged
-from deployments.similarity.listing import PartitionInfo
-from deployments.similarity.matching import Matching
 from deployments.similarity.node_settings import SimilaritySettings
-from deployments.similarity.partitions import Partitions
-from deployments.similarity.searching import Searching
-from deployments.similarity.shown import Shown
-from deployments.similarity.watched import NoObserver, SimilarityObserver, WatchedPartitions
+from deployments.similarity.partitions.backends import Backend, backend_of
+from deployments.similarity.partitions.listing import PartitionInfo
+from deployments.similarity.partitions.partitions import Partitions
+from deployments.similarity.partitions.watched import NoObserver, SimilarityObserver, WatchedPartitions
+from deployments.similarity.uses.contents import Contents
+from deployments.similarity.uses.matching import Matching
+from deployments.similarity.uses.searching import Searching
+from deployments.similarity.uses.shown import Shown
 
 logger = logging.getLogger(__name__)
 

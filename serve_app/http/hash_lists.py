@@ -9,8 +9,8 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from pydantic import StringConstraints
 
-from deployments.similarity.hash_lists import Algorithm, HashListRefused
-from deployments.similarity.hash_lists import HashList as ListFile
+from deployments.similarity.hash_lists.reading import Algorithm, HashListRefused
+from deployments.similarity.hash_lists.reading import HashList as ListFile
 from serve_app.http.auth import caller_of, require, services_of
 from serve_app.http.responses import errors
 from serve_app.http.search_schemas import HashListBody, HashListProblem, HashListsBody, NewHashListBody

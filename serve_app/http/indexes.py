@@ -15,7 +15,7 @@ from fastapi import APIRouter, Depends, Path, Request, Response
 from deployments.runtime.errors import InvalidInput, NotFound
 from deployments.similarity.checks import check_id
 from deployments.similarity.content import PDQ_ENCODER, EncoderId, IndexedModality, PartitionKey
-from deployments.similarity.entries import OWN
+from deployments.similarity.uses.entries import OWN
 from deployments.similarity.values import Item
 from serve_app.contents import primary_subtag
 from serve_app.http.auth import require, services_of

@@ -12,7 +12,7 @@ from typer.core import TyperGroup
 
 from deployments.similarity import deployment
 from deployments.similarity.node_settings import SimilaritySettings
-from serve_app.index_commands import app
+from serve_app.index.commands import app
 
 ROOT = Path(__file__).parents[2]
 TEXT = (ROOT / "docs" / "similarity.md").read_text(encoding="utf-8")

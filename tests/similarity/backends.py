@@ -62,7 +62,7 @@ class Embedded(IndexBackend):
     name = "embedded"
 
     def open(self, settings: IndexSettings, dimension: int, path: Path) -> VectorIndex:
-        from deployments.similarity.embedded import EmbeddedIndex
+        from deployments.similarity.embedded.index import EmbeddedIndex
 
         path.mkdir(parents=True, exist_ok=True)
         small = settings.model_copy(update={"buffer_bytes": 4096, "seal_rows": 64, "train_from": 512})
@@ -95,7 +95,7 @@ class Milvus(IndexBackend):
         return settings.index_type in ("FLAT", "IVF_FLAT", "IVF_SQ8", "HNSW")
 
     def built(self, index: VectorIndex) -> str | None:
-        from deployments.similarity.milvus import MilvusIndex
+        from deployments.similarity.milvus.index import MilvusIndex
 
         assert isinstance(index, MilvusIndex)
         index.seal()
@@ -112,8 +112,8 @@ class Milvus(IndexBackend):
         self._left.setdefault((settings, dimension), []).append(name)
 
     def _opened(self, path: Path, name: str, settings: IndexSettings, dimension: int) -> VectorIndex:
-        from deployments.similarity.milvus import MilvusIndex
-        from deployments.similarity.milvus_settings import MilvusSettings
+        from deployments.similarity.milvus.index import MilvusIndex
+        from deployments.similarity.milvus.settings import MilvusSettings
 
         return MilvusIndex.open(MilvusSettings(uri=self._uri(path)), name, settings, dimension, ENCODER)
 
@@ -126,7 +126,7 @@ def _server_uri(path: Path) -> str:
 
 BACKENDS: tuple[IndexBackend, ...] = (
     Brute(),
-    *((Embedded(),) if find_spec("deployments.similarity.embedded") else ()),
+    *((Embedded(),) if find_spec("deployments.similarity.embedded.index") else ()),
     Milvus("milvus-lite", lambda path: f"{path}/milvus.db", is_server=False),
     Milvus("milvus-server", _server_uri, is_server=True),
 )

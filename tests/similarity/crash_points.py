@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from deployments.similarity.high_water import HighWater, Mark
+from deployments.similarity.embedded.high_water import HighWater, Mark
 from tests.similarity.embedded_world import copy
 
 Told = Callable[[str], None]

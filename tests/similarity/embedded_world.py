@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.similarity.content import EncoderId
-from deployments.similarity.embedded import EmbeddedIndex
+from deployments.similarity.embedded.index import EmbeddedIndex
 from deployments.similarity.settings import IndexSettings
 from deployments.similarity.values import FrameVectors, Item
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.similarity.backends import MemoryBackend
 from deployments.similarity.content import Content, ContentVector, EncoderId, FrameSignatures
 from deployments.similarity.node_settings import SimilaritySettings
+from deployments.similarity.partitions.backends import MemoryBackend
 from deployments.similarity.service import SimilarityService
 from deployments.similarity.values import FrameVectors
 

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from deployments.similarity.alignment import Alignment, Order, align_signatures, align_vectors
 from deployments.similarity.content import FrameSignatures
+from deployments.similarity.uses.alignment import Alignment, Order, align_signatures, align_vectors
 from deployments.similarity.values import FrameVectors
 
 Vectors = NDArray[np.float32]

@@ -11,10 +11,10 @@ import pytest
 from obstore.store import LocalStore, MemoryStore
 
 from deployments.runtime.errors import InvalidInput, NotFound
-from deployments.similarity.backup import backup, backups, restore
-from deployments.similarity.backup_places import BackupPlace, DirectoryPlace, ObjectPlace, open_place
+from deployments.similarity.embedded.backup import backup, backups, restore
+from deployments.similarity.embedded.backup_places import BackupPlace, DirectoryPlace, ObjectPlace, open_place
+from deployments.similarity.embedded.verify import verify
 from deployments.similarity.errors import IndexDamaged
-from deployments.similarity.verify import verify
 from tests.similarity.embedded_world import check, contents, execute, filled, flip, items, opened
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from deployments.runtime.errors import PartitionConflict
-from deployments.similarity.catalog import Catalog, Generation, State
 from deployments.similarity.content import EncoderId, PartitionKey
 from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.partitions.catalog import Catalog, Generation, State
 from deployments.similarity.settings import IndexSettings
 
 KEY = PartitionKey.parse("posts.hi.video.visual")

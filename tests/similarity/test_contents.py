@@ -15,12 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deployments.runtime.errors import InvalidInput, NodeUnavailable, NotFound, WrongEncoder
-from deployments.similarity.backends import MemoryBackend
-from deployments.similarity.catalog import Generation
 from deployments.similarity.content import PDQ_ENCODER, Bank, Content, EncoderId, PartitionKey, SearchRequest, Use
-from deployments.similarity.entries import candidate_id, signature_id
 from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.partitions.backends import MemoryBackend
+from deployments.similarity.partitions.catalog import Generation
 from deployments.similarity.service import SimilarityService
+from deployments.similarity.uses.entries import candidate_id, signature_id
 from deployments.similarity.values import Filter, Item
 from deployments.similarity.vector_index import VectorIndex
 from tests.similarity.similarity_world import CLIP, direction, film, hashes, image, seen, service, signatures, video

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from deployments.similarity.verify import verify
+from deployments.similarity.embedded.verify import verify
 from tests.similarity.embedded_world import check, contents, opened
 from tests.similarity.kill_child import live
 

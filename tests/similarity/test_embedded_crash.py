@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from deployments.similarity.embedded import EmbeddedIndex
-from deployments.similarity.verify import verify
+from deployments.similarity.embedded.index import EmbeddedIndex
+from deployments.similarity.embedded.verify import verify
 from tests.similarity.crash_points import Crashes
 from tests.similarity.embedded_world import check, item, opened
 

@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from deployments.similarity import embedded, upkeep
-from deployments.similarity.embedded import EmbeddedIndex
+from deployments.similarity.embedded import index as embedded
+from deployments.similarity.embedded import upkeep
+from deployments.similarity.embedded.high_water import HighWater
+from deployments.similarity.embedded.index import EmbeddedIndex
+from deployments.similarity.embedded.segment import SegmentFiles
+from deployments.similarity.embedded.store import RowStore
+from deployments.similarity.embedded.verify import verify
 from deployments.similarity.errors import IndexClosed, IndexUnwritable
-from deployments.similarity.high_water import HighWater
-from deployments.similarity.segment import SegmentFiles
-from deployments.similarity.store import RowStore
 from deployments.similarity.values import Item
-from deployments.similarity.verify import verify
 from tests.similarity.embedded_world import BUSY, check, contents, items, opened
 
 

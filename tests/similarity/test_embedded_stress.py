@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from deployments.similarity.embedded import EmbeddedIndex
+from deployments.similarity.embedded.index import EmbeddedIndex
+from deployments.similarity.embedded.verify import verify
 from deployments.similarity.settings import IndexSettings
 from deployments.similarity.values import Filter
-from deployments.similarity.verify import verify
 from tests.similarity.embedded_world import BUSY, NEAR, check, contents, item, items, opened, vector_of
 
 STABLE = 20

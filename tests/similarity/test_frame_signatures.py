@@ -12,7 +12,7 @@ from PIL import Image
 from deployments.media.pdq import signature
 from deployments.runtime.errors import InvalidInput
 from deployments.similarity.content import FrameSignatures
-from deployments.similarity.signatures import distances, frame_signatures, mirrored, nearest, spread, trusted
+from deployments.similarity.uses.signatures import distances, frame_signatures, mirrored, nearest, spread, trusted
 from tests.media.record_pdq import pictures
 
 

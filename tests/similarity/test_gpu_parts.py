@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from deployments.similarity import gpu as device
 from deployments.similarity.content import EncoderId
-from deployments.similarity.embedded import EmbeddedIndex
+from deployments.similarity.embedded import gpu as device
+from deployments.similarity.embedded.index import EmbeddedIndex
 from deployments.similarity.settings import IndexSettings, IndexType
 from deployments.similarity.values import Filter, Item
 

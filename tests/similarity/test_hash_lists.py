@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deployments.similarity.hash_lists import Algorithm, HashEntry, HashList, HashListRefused
+from deployments.similarity.hash_lists.reading import Algorithm, HashEntry, HashList, HashListRefused
 
 MD5, SHA1, SHA256 = (
     "9e107d9d372bb6826bd81d3542a419d6",

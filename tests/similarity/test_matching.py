@@ -10,8 +10,6 @@ import numpy as np
 import pytest
 
 from deployments.runtime.errors import InvalidInput
-from deployments.similarity.backends import MemoryBackend
-from deployments.similarity.catalog import Generation
 from deployments.similarity.content import (
     PDQ_ENCODER,
     Bank,
@@ -24,6 +22,8 @@ from deployments.similarity.content import (
     Use,
 )
 from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.partitions.backends import MemoryBackend
+from deployments.similarity.partitions.catalog import Generation
 from deployments.similarity.service import SimilarityService
 from deployments.similarity.values import Item
 from deployments.similarity.vector_index import VectorIndex

@@ -16,11 +16,11 @@ import pytest
 
 from deployments.runtime.errors import InvalidInput, NodeUnavailable, TooLarge, WrongEncoder
 from deployments.similarity.brute import BruteIndex
-from deployments.similarity.catalog import Generation, State
 from deployments.similarity.content import EncoderId, PartitionKey
 from deployments.similarity.errors import IndexDamaged
-from deployments.similarity.milvus import MilvusBackend, MilvusIndex, drop, names
-from deployments.similarity.milvus_settings import MilvusSettings
+from deployments.similarity.milvus.index import MilvusBackend, MilvusIndex, drop, names
+from deployments.similarity.milvus.settings import MilvusSettings
+from deployments.similarity.partitions.catalog import Generation, State
 from deployments.similarity.settings import IndexSettings
 from deployments.similarity.values import Filter, FrameVectors, Item
 from tests.similarity.backends import ENCODER

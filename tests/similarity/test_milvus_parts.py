@@ -17,13 +17,13 @@ from pymilvus.exceptions import MilvusException
 
 from deployments.runtime.errors import InvalidInput, NodeUnavailable, TooLarge
 from deployments.similarity.errors import IndexClosed
-from deployments.similarity.milvus_collection import collection_name, index_name
-from deployments.similarity.milvus_connection import MilvusConnection
-from deployments.similarity.milvus_filter import expression_of, id_chunks, ids_after, one_of
-from deployments.similarity.milvus_gather import Gather
-from deployments.similarity.milvus_rows import MAX_FRAMES_BYTES, RowFormat, request_bytes
-from deployments.similarity.milvus_settings import MilvusSettings
-from deployments.similarity.milvus_writes import Writes
+from deployments.similarity.milvus.collection import collection_name, index_name
+from deployments.similarity.milvus.connection import MilvusConnection
+from deployments.similarity.milvus.filter import expression_of, id_chunks, ids_after, one_of
+from deployments.similarity.milvus.gather import Gather
+from deployments.similarity.milvus.rows import MAX_FRAMES_BYTES, RowFormat, request_bytes
+from deployments.similarity.milvus.settings import MilvusSettings
+from deployments.similarity.milvus.writes import Writes
 from deployments.similarity.settings import IndexSettings
 from deployments.similarity.spaces import space_of
 from deployments.similarity.values import Filter, FrameVectors, Item

@@ -16,14 +16,14 @@ import pytest
 from numpy.typing import NDArray
 
 from deployments.runtime.errors import InvalidInput, NotFound, PartitionConflict, WrongEncoder
-from deployments.similarity.backends import EmbeddedBackend, MemoryBackend
-from deployments.similarity.catalog import Generation, State
 from deployments.similarity.content import EncoderId, PartitionKey
 from deployments.similarity.errors import IndexDamaged
-from deployments.similarity.generations import Spec
 from deployments.similarity.node_settings import SimilaritySettings
-from deployments.similarity.partitions import Partitions
-from deployments.similarity.root_lock import RootLocked
+from deployments.similarity.partitions.backends import EmbeddedBackend, MemoryBackend
+from deployments.similarity.partitions.catalog import Generation, State
+from deployments.similarity.partitions.generations import Spec
+from deployments.similarity.partitions.partitions import Partitions
+from deployments.similarity.partitions.root_lock import RootLocked
 from deployments.similarity.settings import IndexSettings
 from deployments.similarity.values import Item
 from deployments.similarity.vector_index import VectorIndex
@@ -382,11 +382,11 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 import numpy as np
-from deployments.similarity.backends import EmbeddedBackend
+from deployments.similarity.partitions.backends import EmbeddedBackend
 from deployments.similarity.content import EncoderId, PartitionKey
 from deployments.similarity.node_settings import SimilaritySettings
-from deployments.similarity.generations import Spec
-from deployments.similarity.partitions import Partitions
+from deployments.similarity.partitions.generations import Spec
+from deployments.similarity.partitions.partitions import Partitions
 from deployments.similarity.values import Item
 
 root, at = sys.argv[1:]
@@ -561,7 +561,7 @@ def test_an_owner_that_was_killed_leaves_no_lock(world: World, tmp_path: Path) -
     root = world.settings.directory
     root.mkdir()
     code = (
-        "import sys, time; from pathlib import Path; from deployments.similarity.root_lock import RootLock;"
+        "import sys, time; from pathlib import Path; from deployments.similarity.partitions.root_lock import RootLock;"
         "lock = RootLock(Path(sys.argv[1])); print('held', flush=True); time.sleep(60)"
     )
     child = subprocess.Popen([sys.executable, "-c", code, str(root / "lock")], stdout=subprocess.PIPE)

@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 
 from deployments.runtime import health
 from deployments.runtime.errors import NodeUnavailable, NotFound, Overloaded, WrongEncoder
-from deployments.similarity.backends import Backend, EmbeddedBackend, MemoryBackend
 from deployments.similarity.brute import BruteIndex
-from deployments.similarity.catalog import Generation, State
 from deployments.similarity.content import Bank, Content, ContentVector, EncoderId, SearchRequest, Use
 from deployments.similarity.errors import IndexClosed, IndexDamaged
-from deployments.similarity.listing import PartitionInfo
 from deployments.similarity.node import SimilarityNode
 from deployments.similarity.node_settings import SimilaritySettings
-from deployments.similarity.root_lock import RootLocked
+from deployments.similarity.partitions.backends import Backend, EmbeddedBackend, MemoryBackend
+from deployments.similarity.partitions.catalog import Generation, State
+from deployments.similarity.partitions.listing import PartitionInfo
+from deployments.similarity.partitions.root_lock import RootLocked
+from deployments.similarity.partitions.watched import NoObserver
 from deployments.similarity.values import Filter, Item, Neighbours
 from deployments.similarity.vector_index import VectorIndex
-from deployments.similarity.watched import NoObserver
 
 CLIP, NEW = EncoderId("clip", "1"), EncoderId("clip", "2")
 PARTITION = "posts.hi.text.text"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from deployments.runtime.errors import ParakhError
+from deployments.similarity.embedded.verify import verify
 from deployments.similarity.errors import IndexDamaged
-from deployments.similarity.verify import verify
 from tests.similarity.embedded_world import check, contents, copy, filled, flip, items, opened
 
 FILES = ("rows.db", "rows.db-wal", "high-water", "segment")

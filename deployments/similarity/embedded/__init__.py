@@ -1,0 +1,1 @@
+"""The embedded backend: FAISS segments over durable rows in SQLite."""

@@ -1,0 +1,1 @@
+"""The backend for the cluster: collections of a Milvus server."""

@@ -1,0 +1,1 @@
+"""Partitions of one root directory: their catalog, their generations, who may use or change them when."""
