@@ -143,7 +143,7 @@ def test_a_crowd_finds_what_is_there(tmp_path: Path, index_type: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("index_type", ["IVF_FLAT", "IVF_SQ8", "FLAT"])
 def test_a_crowd_finds_what_is_there_for_longer(tmp_path: Path, index_type: str) -> None:
-    stress(tmp_path, 40, BUSY.model_copy(update={"index_type": index_type}))
+    stress(tmp_path, 12, BUSY.model_copy(update={"index_type": index_type}))
 
 
 def test_bulk_loads_among_writers_count_no_row_twice(tmp_path: Path) -> None:
