@@ -125,7 +125,7 @@ def test_a_crash_at_any_write_loses_nothing(sequence: list[tuple[str, tuple[int,
 
 
 @pytest.mark.slow
-@settings(max_examples=400, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(steps, min_size=4, max_size=40), st.integers(0, 2**32))
 def test_a_crash_at_any_write_loses_nothing_for_longer(sequence: list[tuple[str, tuple[int, int]]], seed: int) -> None:
     crash_everywhere(sequence, seed, 0.03)
