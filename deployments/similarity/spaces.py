@@ -72,6 +72,10 @@ class Space(ABC):
             raise InvalidInput(f"Queries are a list of vectors, not an array of {vectors.ndim} dimensions.")
         return [self.query(vector) for vector in vectors]
 
+    def stacked(self, queries: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """Queries, of which there are some, as FAISS takes them."""
+        return self.codes_input(self.pack(queries))
+
     def pack(self, rows: Sequence[NDArray[Any]]) -> Rows:
         """Rows side by side; an empty sequence gives an empty table."""
         if not rows:
@@ -131,6 +135,9 @@ class _FloatSpace(Space):
 
     def codes_input(self, rows: Rows) -> NDArray[Any]:
         return single(_matrix(rows))
+
+    def stacked(self, queries: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        return queries[0][None] if len(queries) == 1 else np.stack(queries)
 
     def scores(self, query: NDArray[Any], rows: Rows) -> NDArray[np.float32]:
         return self._bounded(self._raw(query, single(_matrix(rows))))

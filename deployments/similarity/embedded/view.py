@@ -28,6 +28,7 @@ from deployments.similarity.values import Filter, Neighbours
 
 _NARROW = 0.02  # share of a part's rows under which scoring them all beats searching the codes
 _FEW = 2048
+_INEXACT = ("jaccard", "l2")  # FAISS sees signatures; it takes |a|^2 + |b|^2 - 2ab, which loses small distances
 _NARROW_GRAPH = 0.2  # a graph walked through rows that do not count loses its way sooner
 
 
@@ -142,7 +143,7 @@ class Searcher:
         effort: int | None = None,
     ) -> Found:
         """queries: as `Space.query` gives; excluded: seqs of the items the filter excludes."""
-        vectors = self._space.codes_input(self._space.pack(queries))
+        vectors = self._space.stacked(queries)
         want = max(k * self._per_neighbour, k + 16)
         probes: dict[str, Probe] = {}
         found = []
@@ -183,7 +184,7 @@ class Searcher:
             return _Candidates(table, scores.astype(np.float32), positions, self._space.metric == "hamming")
         metric = faiss.METRIC_L2 if self._space.metric == "l2" else faiss.METRIC_INNER_PRODUCT
         scores, positions = faiss.knn(vectors, inputs, k, metric)
-        return _Candidates(table, scores, positions, exact=True)
+        return _Candidates(table, scores, positions, self._space.metric not in _INEXACT)
 
     def _from_part(
         self,
@@ -207,7 +208,7 @@ class Searcher:
         dead = part.dead
         if mask is not None:
             return self._of_codes(part, *self._codes.search(part.index, probe, want, mask))
-        spare = min(dead, 16 + 2 * want * dead // len(part)) if dead else 0
+        spare = min(dead, 4 + 4 * want * dead // len(part)) if dead else 0
         if part.gpu is not None and want + spare <= GPU_MAX_K:
             scores, positions = part.gpu.search(probe, min(want + spare, len(part)))
         else:
@@ -226,7 +227,7 @@ class Searcher:
 
     def _of_codes(self, part: Part, scores: NDArray[Any], positions: NDArray[np.int64]) -> _Candidates:
         rows_themselves = (self._codes.exact or part.template is None) and part.gpu is None
-        exact = rows_themselves and self._space.metric != "jaccard"
+        exact = rows_themselves and self._space.metric not in _INEXACT
         return _Candidates(part.table, scores.astype(np.float32, copy=False), positions, exact)
 
     def _probe(self, part: Part, vectors: NDArray[Any], probes: dict[str, Probe], effort: int | None) -> Probe:
@@ -257,7 +258,7 @@ class Searcher:
             elif self._space.metric == "jaccard":
                 exact = -exact  # the index's signatures give distances
             scores[row, : len(some)], positions[row, : len(some)] = exact, some
-        return _Candidates(table, scores, positions, exact=True)
+        return _Candidates(table, scores, positions, self._space.metric not in _INEXACT)
 
     def _ranked(
         self,
