@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from fastapi import APIRouter, Depends, Request, Response
 
@@ -60,6 +61,7 @@ async def _content(services: Services, asked: ShownRequest, media: MediaSource |
     if (asked.post_id is None) == (media is None):
         raise InvalidInput("Give either post_id or media.", param="post_id")
     if media is not None:
-        return await describe(services, media, "shown")
+        content = await describe(services, media, "shown")
+        return replace(content, id=f"sha256:{content.sha256}")  # each file is remembered for itself
     assert asked.post_id is not None
     return Content(id=asked.post_id, content_type=ANY)
