@@ -80,6 +80,9 @@ class FakeSimilarity:
     async def remove(self, id: str, bank: str = Bank.POSTS) -> None:
         self._called("remove")
         self.banks[bank].pop(id, None)
+        if bank == Bank.SHOWN:
+            for marks in self.shown.values():
+                marks.pop(id, None)
 
     async def search(self, request: SearchRequest) -> SearchAnswer:
         self._called("search")

@@ -14,6 +14,7 @@ from collections.abc import Coroutine, Iterator
 from typing import Any
 
 from deployments.runtime.errors import InvalidInput, ParakhError
+from deployments.similarity.content import Bank
 from serve_app.records import Records
 from serve_app.similarity import IndexJob, Similarity
 from serve_app.similarity_settings import IndexingSettings
@@ -111,6 +112,8 @@ class IndexWorker:
     async def _perform(self, job: IndexJob) -> None:
         if job.op == "remove":
             await self._similarity.remove(job.id, job.bank)
+            if job.bank == Bank.POSTS:  # what feeds showed are copies of its vectors
+                await self._similarity.remove(job.id, Bank.SHOWN)
         elif job.content is None:
             log.error("index job %s of %s %r has no content", job.op, job.bank, job.id)
         elif job.op == "copy" and job.source_id is not None:

@@ -9,7 +9,7 @@ from deployments.similarity.content import Bank
 from serve_app.records import audit, garbage, holds, index_jobs, leases, outbox
 from serve_app.records.engine import Database
 from serve_app.records.errors import PostNotFound, UnderLegalHold
-from serve_app.records.similarity_tables import ReferenceMatchRow
+from serve_app.records.similarity_tables import ExternalItemRow, ReferenceMatchRow
 from serve_app.records.tables import ErasureRow, IdempotencyRow, JobRow, PostRow, VerdictRow
 
 
@@ -43,6 +43,8 @@ def _erase(database: Database, session: Session, post_id: str, actor: str) -> No
     for table in (IdempotencyRow, VerdictRow, JobRow, PostRow):
         session.execute(delete(table).where(table.post_id == post_id))
     session.execute(delete(ReferenceMatchRow).where(ReferenceMatchRow.post_id == post_id))
+    ours = (ExternalItemRow.bank == Bank.POSTS) & (ExternalItemRow.item_id == post_id)
+    session.execute(delete(ExternalItemRow).where(ours))  # or a restored backup would keep it
     outbox.forget_verdicts(session, post_id)
     index_jobs.add(session, "remove", Bank.POSTS, post_id)
     at = leases.now()

@@ -146,6 +146,16 @@ async def test_an_erased_post_does_not_come_back(graph: Graph) -> None:
     assert await graph.similarity.ids("posts") == ["p2", "p3"]
 
 
+async def test_an_erased_post_goes_from_a_restored_index_also_where_its_vector_came_from_outside(graph: Graph) -> None:
+    await filled(graph)
+    content = await graph.services.moderator.describe(*(await _stored(graph)))
+    await graph.services.records.external.add("posts", ["p1"])  # as a re-embedding with `parakh index build` does
+    await graph.client.delete("/v1/posts/p1")
+    await graph.settle()
+    await graph.similarity.index([content])
+    assert (await reconcile(graph.services)).extra["posts"] == ["p1"]
+
+
 async def test_an_older_revision_is_not_told_again(graph: Graph) -> None:
     await filled(graph)
     post, media = await _stored(graph)
