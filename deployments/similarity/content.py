@@ -22,7 +22,7 @@ from deployments.similarity.values import Filter, FrameVectors
 ANY = "any"
 """Language of a partition that holds every language, and of posts whose language is unknown."""
 
-_PART = re.compile(r"^[a-z][a-z0-9-]{0,31}$")
+_PART = re.compile(r"[a-z][a-z0-9-]{0,31}")
 
 
 class Bank(StrEnum):
@@ -75,7 +75,7 @@ class PartitionKey:
     def parse(cls, text: str) -> PartitionKey:
         """Raises InvalidInput."""
         parts = text.split(".")
-        if len(parts) != 4 or not all(_PART.match(part) for part in parts):
+        if len(parts) != 4 or not all(_PART.fullmatch(part) for part in parts):
             raise InvalidInput(
                 "A partition is named bank.language.content_type.modality, for instance posts.hi.video.visual.",
                 param="partition",

@@ -13,8 +13,9 @@ import numpy as np
 from fastapi import APIRouter, Depends, Path, Request, Response
 
 from deployments.runtime.errors import InvalidInput, NotFound
+from deployments.runtime.values import ContentType
 from deployments.similarity.checks import check_id
-from deployments.similarity.content import PDQ_ENCODER, EncoderId, IndexedModality, PartitionKey
+from deployments.similarity.content import ANY, PDQ_ENCODER, Bank, EncoderId, IndexedModality, PartitionKey
 from deployments.similarity.uses.entries import OWN
 from deployments.similarity.values import Item
 from serve_app.contents import primary_subtag
@@ -139,7 +140,7 @@ async def _change(services: Services, partition: str, item: Any) -> ItemBody:
 
 
 async def _upsert(services: Services, partition: str, item_id: str, asked: ItemFields) -> ItemBody:
-    key = PartitionKey.parse(partition)
+    key = _key(partition)
     similarity, encoder, item = services.similarity, _encoder(services, key, asked), _item(key, item_id, asked)
     await services.records.external.add(key.bank, [item_id])  # first: what the index has, the records know
     await similarity.upsert_items(str(key), encoder, [item])
@@ -153,6 +154,20 @@ async def _delete(services: Services, partition: str, ids: Sequence[str]) -> boo
     except NotFound as error:
         raise PartitionNotFound(param="partition") from error
     return there > 0
+
+
+def _key(partition: str) -> PartitionKey:
+    """Of a partition that some search looks into. Raises InvalidInput."""
+    key = PartitionKey.parse(partition)
+    parts: list[tuple[str, str, list[str]]] = [
+        ("bank", key.bank, [*Bank]),
+        ("content type", key.content_type, [*ContentType, ANY]),
+        ("modality", key.modality, [*IndexedModality]),
+    ]
+    for kind, name, known in parts:
+        if name not in known:
+            raise InvalidInput(f"There is no {kind} {name}: {', '.join(known)}.", param="partition")
+    return key
 
 
 def _encoder(services: Services, key: PartitionKey, asked: ItemFields) -> EncoderId:

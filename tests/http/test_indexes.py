@@ -100,6 +100,16 @@ async def test_a_partitions_name_is_checked(graph: Graph, partition: str) -> Non
     assert (await graph.client.get("/v1/indexes")).json()["partitions"] == []
 
 
+@pytest.mark.parametrize(
+    "partition",
+    ["post.hi.image.visual", "posts.hi.film.visual", "posts.hi.image.smell", "posts.hi.image.visual%0A"],
+)
+async def test_no_partition_is_made_that_nothing_searches(graph: Graph, partition: str) -> None:
+    answer = await graph.client.put(f"/v1/indexes/{partition}/items/i1", json={"vector": VECTOR, "encoder": ENCODER})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "partition")
+    assert (await graph.client.get("/v1/indexes")).json()["partitions"] == []
+
+
 async def test_an_unknown_partition_is_404(graph: Graph) -> None:
     for method, path in (("GET", ""), ("DELETE", "/items/i1")):
         answer = await graph.client.request(method, f"/v1/indexes/posts.ta.video.audio{path}")
@@ -155,6 +165,24 @@ async def test_a_feed_that_showed_it_knows_it_again_under_another_id(either: Gra
     assert await check(either, media_base64=base64.b64encode(picture(1)).decode()) == (True, ["p1"])
     assert await check(either, media_base64=base64.b64encode(picture(2)).decode()) == (False, [])
     assert await check(either, post_id="p1", feed="other") == (False, [])
+
+
+async def test_files_that_a_feed_showed_are_told_apart(either: Graph) -> None:
+    files = [base64.b64encode(picture(seed)).decode() for seed in (1, 2, 3)]
+    for file in files[:2]:
+        answer = await either.client.post("/v1/shown", json={"feed": "home", "media_base64": file})
+        assert answer.status_code == 204, answer.text
+    assert [(await check(either, media_base64=file))[0] for file in files] == [True, True, False]
+
+
+async def test_what_was_erased_no_feed_remembers(either: Graph) -> None:
+    await either.post("p1", picture(1))
+    await either.settle()
+    await either.client.post("/v1/shown", json={"feed": "home", "post_id": "p1"})
+    assert (await either.client.delete("/v1/posts/p1")).status_code == 204
+    await either.settle()
+    assert await check(either, post_id="p1") == (False, [])
+    assert await check(either, media_base64=base64.b64encode(picture(1)).decode()) == (False, [])
 
 
 async def test_long_ago_does_not_count(either: Graph) -> None:
