@@ -49,7 +49,7 @@ class SimilarityCalls:
         return SearchAnswer(found.hits, found.failed)
 
     async def more_like(self, id: str, request: LikeRequest) -> SearchAnswer:
-        hits = await self._ask(
+        found = await self._ask(
             "more_like",
             id,
             modality=request.modality,
@@ -58,7 +58,7 @@ class SimilarityCalls:
             filter=request.filter,
             exact=request.exact,
         )
-        return SearchAnswer(hits)
+        return SearchAnswer(found.hits, found.failed)
 
     async def ids(self, bank: str, after: str = "", limit: int = 1000) -> list[str]:
         return list(await self._ask("ids", bank, after, limit))

@@ -100,14 +100,13 @@ class SimilarityNode:
         threshold: float | None = None,
         filter: Filter | None = None,
         exact: bool = False,
-    ) -> list[SearchHit]:
+    ) -> SearchAnswer:
         """Posts like this one. Raises NotFound where it, or that modality of it, is not indexed."""
-        answer = await self._search(
+        return await self._search(
             lambda: self._service.searching.more_like(
                 id, modality=modality, k=k, threshold=threshold, filter=filter, exact=exact
             )
         )
-        return answer.hits
 
     async def mark_shown(self, content: Content, feed: str, at: float | None = None) -> None:
         """The feed shows it. Raises NotFound where it has nothing to compare and is not indexed."""

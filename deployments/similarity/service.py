@@ -5,6 +5,7 @@ The command line and jobs use it bare, where no server runs on the same director
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import logging
@@ -47,6 +48,7 @@ class SimilarityService:
         self.matching = Matching(self.watched, settings)
         self.shown = Shown(self.watched, self.contents, self.matching, settings)
         self._turns = itertools.count()
+        self._reopened: set[PartitionKey] = set()  # for damage; once more would not help
 
     def infos(self) -> list[PartitionInfo]:
         """Every partition, with the recall that its own searches were seen to have."""
@@ -57,7 +59,8 @@ class SimilarityService:
         damaged = self.partitions.damaged()
         sound = [key for key in self.partitions.keys_of() if key not in damaged]
         if sound:
-            self._look(sound[next(self._turns) % len(sound)])
+            with contextlib.suppress(IndexDamaged):  # a partition refuses alone: no news of the node
+                self._look(sound[next(self._turns) % len(sound)])
 
     def maintain(self) -> None:
         """One round of upkeep. Never raises."""
@@ -71,7 +74,10 @@ class SimilarityService:
         self.partitions.close()
 
     def _mend(self) -> None:
-        """An index whose disk failed once refuses everything after; opened anew it serves, or tells its damage."""
+        """An index whose disk failed once refuses everything after; opened anew it serves, or tells its damage.
+
+        One that opens well and still meets a damaged row is not opened again and again: that interrupts its searches.
+        """
         damaged = self.partitions.damaged()
         for key in self.partitions.keys_of():
             if key in damaged:
@@ -79,10 +85,16 @@ class SimilarityService:
             try:
                 self._look(key)
             except (IndexClosed, IndexDamaged) as error:
+                if isinstance(error, IndexDamaged):
+                    if key in self._reopened:
+                        continue
+                    self._reopened.add(key)
                 logger.warning("similarity: opening %s anew: %s", key, error)
                 self.partitions.reopen(key)
             except NotFound:
                 continue
+            else:
+                self._reopened.discard(key)
 
     def _look(self, key: PartitionKey) -> None:
         for item in self.partitions.get(key, self.partitions.scan(key, limit=1)).values():

@@ -274,6 +274,31 @@ async def test_an_index_whose_disk_failed_is_opened_anew(node: SimilarityNode, b
     assert await found(node) == ["a"]
 
 
+async def test_a_damaged_row_interrupts_its_partition_once_and_the_node_never(
+    node: SimilarityNode, backend: OddBackend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health, "PROBE_AFTER_S", 0.0)
+    monkeypatch.setattr(health, "MAX_PASS_AGE_S", 0.0)
+    await node.index(text("a"))
+    backend.error = IndexDamaged("row 7 is damaged")
+    opened = backend.opened
+    for _ in range(3):
+        node._service.maintain()
+    assert backend.opened == opened + 1
+    await node.check_health()
+
+
+async def test_more_like_says_which_partitions_were_not_searched(node: SimilarityNode, backend: OddBackend) -> None:
+    for language in ("hi", "ta"):
+        await node.index(text(f"a-{language}", language=language))
+    broken = next(index for name, index in backend.indexes.items() if ".ta." in name)
+    monkey = OddBackend()
+    monkey.error = IndexDamaged("row 7 is damaged")
+    assert isinstance(broken, Odd)
+    broken.backend = monkey
+    assert list((await node.more_like("a-hi")).failed) == ["posts.ta.text.text"]
+
+
 async def test_the_recall_estimate_comes_from_real_searches_repeated_exactly(
     node: SimilarityNode, backend: OddBackend, told: Told
 ) -> None:
@@ -329,5 +354,5 @@ async def test_the_embedded_backend_keeps_everything_through_a_restart(tmp_path:
     assert await again.ids() == [f"p{i:03}" for i in range(1, 60)]
     assert {hit.id for hit in await again.search(request(3, k=20))} == {f"p{i:03}" for i in range(3, 60, 8)}
     assert {str(info.key) for info in await again.partitions()} == {f"posts.{x}.text.text" for x in ("hi", "bn", "any")}
-    assert (await again.more_like("p001", k=3))[0].score == pytest.approx(1.0, abs=1e-3)
+    assert (await again.more_like("p001", k=3)).hits[0].score == pytest.approx(1.0, abs=1e-3)
     again.close()
