@@ -156,6 +156,8 @@ class Pipeline:
         if judged.listed:
             sha256 = judged.media.sha256 if judged.media else None
             return Judgement(known_bad_verdict(self._policy, post, caption, judged.listed, sha256))
+        if judged.unlisted is not None and wait_for_nodes:
+            raise judged.unlisted
         content = _content(post, caption, judged)
         async with _together() as working:
             search = working.create_task(self._search(content, judged))
@@ -163,7 +165,7 @@ class Pipeline:
         found, output = search.result(), fusing.result()
         if wait_for_nodes and isinstance(found.error, NodeUnavailable | Overloaded):
             raise found.error
-        found = found.and_failed(known.error)
+        found = found.and_failed(known.error or judged.unlisted)
         return Judgement(judged_verdict(self._policy, post, caption, judged, output, found), content)
 
     async def _known(self, post: Post, media: MediaSource | None) -> Known:
@@ -213,7 +215,8 @@ class Pipeline:
         judged.media = decoded.media
         if media.data is None:  # its bytes were never here: only now are their digests known
             known = decoded.media
-            judged.listed = (await self._lookup.listed(Digests(known.md5, known.sha1, known.sha256))).listed
+            found = await self._lookup.listed(Digests(known.md5, known.sha1, known.sha256))
+            judged.listed, judged.unlisted = found.listed, found.error
             if judged.listed:
                 return
         judged.statuses[Modality.VISUAL] = decoded.media.visual

@@ -13,6 +13,7 @@ import numpy as np
 
 from deployments.fusion.head import FusionOutput
 from deployments.policy.policy import Policy, PolicyDecision
+from deployments.runtime.errors import ParakhError
 from deployments.runtime.values import (
     MISSING,
     DecodedMedia,
@@ -46,6 +47,7 @@ class Judged:
     """What is known of one post while it passes through."""
 
     listed: list[MatchReport] = field(default_factory=list)  # entries of hash lists that its bytes stand on
+    unlisted: ParakhError | None = None  # why the hash lists could not be asked about bytes that came by URL
     media: DecodedMedia | None = None
     frames: Embeddings | None = None
     sound: Embeddings | None = None

@@ -143,6 +143,17 @@ async def test_bytes_behind_a_url_are_known_as_soon_as_they_are_fetched(nodes: U
     assert counted.seen == ["known_bad by digest"]
 
 
+async def test_hash_lists_that_could_not_be_asked_about_a_url_are_told(nodes: UrlNodes, png: bytes) -> None:
+    nodes.media = png
+    source = MediaSource(url="http://example.com/a.png")
+    subject = pipeline(nodes, FakeSimilarity(), FakeKnown(errors=[NodeUnavailable(), NodeUnavailable()]))
+    with pytest.raises(NodeUnavailable):
+        await subject.judge(post(), source, wait_for_nodes=True)
+    verdict = await subject.moderate(post(), source)
+    assert verdict.similarity.status == "failed"
+    assert (verdict.similarity.reason or "").startswith("known_bad")
+
+
 async def test_a_duplicate_inherits_what_was_decided_of_the_original(nodes: UrlNodes, png: bytes) -> None:
     similarity = FakeSimilarity()
     subject = pipeline(nodes, similarity, FakeKnown(posts={"p1": "block"}))
