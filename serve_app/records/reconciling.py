@@ -4,8 +4,8 @@ writes the job, so that nothing erased comes back and no newer word is overwritt
 
 from __future__ import annotations
 
-from sqlalchemy import Select, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Select, exists, select
+from sqlalchemy.orm import Session, aliased
 
 from deployments.similarity.content import Bank, Content
 from serve_app.posts import Post
@@ -121,17 +121,11 @@ def _reference(session: Session, bank: str, id_: str) -> ReferenceRow | None:
 
 
 def _posts(after: str, limit: int) -> Select[str]:
-    newest = (
-        select(VerdictRow.post_id, func.max(VerdictRow.revision).label("revision"))
-        .where(VerdictRow.post_id > after)
-        .group_by(VerdictRow.post_id)
-        .order_by(VerdictRow.post_id)
-        .subquery()
-    )
+    newer = aliased(VerdictRow)
+    is_newest = ~exists().where(newer.post_id == VerdictRow.post_id, newer.revision > VerdictRow.revision)
     return (
         select(VerdictRow.post_id)
-        .join(newest, (newest.c.post_id == VerdictRow.post_id) & (newest.c.revision == VerdictRow.revision))
-        .where(VerdictRow.indexed)
+        .where(VerdictRow.post_id > after, VerdictRow.indexed, is_newest)
         .distinct()
         .order_by(VerdictRow.post_id)
         .limit(limit)

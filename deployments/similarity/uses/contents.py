@@ -101,7 +101,7 @@ class Contents:
         """At least the first `limit` of those greater than `after`.
 
         `a#0` comes after `a!#0`, so a scan may end before it meets the owner `a` of a met `a!`: ids that are a
-        beginning of another are asked for one by one.
+        beginning of another, up to a character no greater than `#`, are asked for one by one.
         """
         owners: set[str] = set()
         position = after
@@ -112,7 +112,7 @@ class Contents:
             beginning
             for owner in owners
             for end in range(1, len(owner))
-            if (beginning := owner[:end]).encode() > after.encode()
+            if owner[end] <= "#" and (beginning := owner[:end]).encode() > after.encode()
         }
         asked = [signature_id(beginning, 0) for beginning in beginnings]
         return owners | {candidate_id(id_, key) for id_ in self._partitions.get(key, asked)}
