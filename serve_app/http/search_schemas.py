@@ -49,7 +49,7 @@ class SearchRequest(MediaFields):
     created_from: AwareDatetime | None = Field(None, description="Published then or later.")
     created_until: AwareDatetime | None = Field(None, description="Published before then.")
     bank: Bank = Field(Bank.POSTS, description="Other banks than `posts` are for admins.")
-    exact: bool = Field(False, description="Compare with everything: slow, and misses nothing.")
+    exact: bool = Field(False, description="Compare with everything: slow, and misses nothing; for admins.")
 
 
 class Hit(Shape):

@@ -177,7 +177,7 @@ async def test_an_index_that_is_away_is_503_and_in_a_batch_only_its_element(grap
     assert "secret" not in answer.text
 
 
-async def test_other_banks_are_for_admins(tmp_path: Path, graph: Graph) -> None:
+async def test_other_banks_and_exact_searches_are_for_admins(tmp_path: Path, graph: Graph) -> None:
     services = build_services(
         tmp_path, HttpSettings(auth="keys"), index=graph.similarity, moderator=graph.services.moderator
     )
@@ -186,18 +186,20 @@ async def test_other_banks_are_for_admins(tmp_path: Path, graph: Graph) -> None:
         statuses = {}
         for scope in ("read", "admin"):
             _, key = await services.records.keys.create_key(scope, [scope])
-            for bank in ("posts", "protected"):
-                asked = {"text": "x", "bank": bank}
+            for name, more in (("posts", {}), ("protected", {"bank": "protected"}), ("exact", {"exact": True})):
+                asked: dict[str, Any] = {"text": "x"} | more
                 answer = await client.post("/v1/search", json=asked, headers={"X-API-Key": key})
                 batch = await client.post("/v1/search:batch", json={"searches": [asked]}, headers={"X-API-Key": key})
                 code = batch.json()["answers"][0].get("error", {}).get("code")
-                statuses[scope, bank] = (answer.status_code, code)
+                statuses[scope, name] = (answer.status_code, code)
     await services.records.close()
     assert statuses == {
         ("read", "posts"): (200, None),
         ("read", "protected"): (403, "insufficient_scope"),
+        ("read", "exact"): (403, "insufficient_scope"),
         ("admin", "posts"): (200, None),
         ("admin", "protected"): (200, None),
+        ("admin", "exact"): (200, None),
     }
 
 
