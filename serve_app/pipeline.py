@@ -69,6 +69,7 @@ class Pipeline:
         self._policy = policy
         self._lookup = lookup or Lookup(None)
         self._models: dict[str, ModelReport] = {}
+        self._dimensions: dict[str, int] = {}  # node -> dimension of its vectors
 
     @property
     def policy(self) -> Policy:
@@ -135,11 +136,15 @@ class Pipeline:
         for status in statuses:
             if status.model is not None:
                 self._models[status.node] = _model_report(status.model)
+                self._dimensions[status.node] = status.model.dimension
         return statuses
 
     def models(self) -> Mapping[str, ModelReport]:
         """Models seen so far in statuses and results, by node."""
         return self._models
+
+    def dimension(self, node: str) -> int | None:
+        return self._dimensions.get(node) or None
 
     async def _judge(self, post: Post, media: MediaSource | None, wait_for_nodes: bool) -> Judgement:
         caption = (post.caption or "").strip()
@@ -281,6 +286,7 @@ class Pipeline:
         card: ModelCard | None = getattr(result, "model", None)
         if card is not None:
             judged.models[node] = _model_report(card)
+            self._dimensions[node] = card.dimension
         return result
 
     async def _embed_image(self, image: bytes) -> Embeddings:

@@ -85,6 +85,9 @@ class FakeModerator:
             ("clip", "vggish", "xlmr", "fusion"), ModelReport(name="fake", version="1", weights="random")
         )
 
+    def dimension(self, node: str) -> int | None:
+        return None
+
 
 def verdict_of(post: Post, media: MediaSource | None, policy_version: str) -> Verdict:
     named = next((name for name in CATEGORIES[1:] if name in (post.caption or "")), None)

@@ -37,7 +37,7 @@ from serve_app.http.search_schemas import (
     ReconciliationBody,
     UpsertItem,
 )
-from serve_app.http.searching import encoder_of
+from serve_app.http.searching import check_dimension, encoder_of
 from serve_app.http.services import Services
 from serve_app.reconciler import reconcile
 from serve_app.similarity import PartitionStats
@@ -176,9 +176,10 @@ def _encoder(services: Services, key: PartitionKey, asked: ItemFields) -> Encode
         raise InvalidInput(f"An item of {key} is {wanted}.", param="vector" if asked.vector else "signature")
     if asked.signature is not None:
         return PDQ_ENCODER
-    if asked.encoder is not None:
-        return EncoderId(asked.encoder.name, asked.encoder.version)
-    return encoder_of(services, key.modality)
+    named = asked.encoder
+    encoder = encoder_of(services, key.modality) if named is None else EncoderId(named.name, named.version)
+    check_dimension(services, key.modality, encoder, len(asked.vector or ()))
+    return encoder
 
 
 def _item(key: PartitionKey, item_id: str, asked: ItemFields) -> Item:

@@ -81,7 +81,22 @@ def vector_of(services: Services, values: Sequence[float], model: str | None) ->
         vector = np.asarray(values, np.float32)
     if not np.isfinite(vector).all():
         raise InvalidInput("vector holds a number that a float32 cannot.", param="vector")
-    return modality, ContentVector(encoder_of(services, modality), vector)
+    found = ContentVector(encoder_of(services, modality), vector)
+    check_dimension(services, modality, found.encoder, len(vector))
+    return modality, found
+
+
+def check_dimension(services: Services, modality: str, encoder: EncoderId, dimension: int) -> None:
+    """A partition takes its dimension from its first vector: a wrong one would shut all others out.
+
+    Raises InvalidInput where `encoder` is one that this server runs, and makes other vectors.
+    """
+    node = _ENCODERS.get(modality, "")
+    report, expected = services.moderator.models().get(node), services.moderator.dimension(node)
+    if report is None or expected is None or EncoderId(report.name, report.version) != encoder:
+        return
+    if dimension != expected:
+        raise InvalidInput(f"The vector has {dimension} numbers; {encoder} makes {expected}.", param="vector")
 
 
 def encoder_of(services: Services, modality: str) -> EncoderId:

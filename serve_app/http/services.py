@@ -56,6 +56,10 @@ class Moderator(Protocol):
         """Node name -> model; a model that is not in it is a 404 for the embeddings route."""
         ...
 
+    def dimension(self, node: str) -> int | None:
+        """Of the vectors that the node's model makes, where that is known."""
+        ...
+
 
 @dataclass(frozen=True)
 class Services:

@@ -110,6 +110,14 @@ async def test_no_partition_is_made_that_nothing_searches(graph: Graph, partitio
     assert (await graph.client.get("/v1/indexes")).json()["partitions"] == []
 
 
+async def test_a_first_vector_of_a_wrong_dimension_makes_no_partition(graph: Graph) -> None:
+    report = graph.services.moderator.models()["clip"]
+    for encoder in (None, {"name": report.name, "version": report.version}):
+        answer = await put(graph, encoder=encoder)
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "vector")
+    assert (await graph.client.get("/v1/indexes")).json()["partitions"] == []
+
+
 async def test_an_unknown_partition_is_404(graph: Graph) -> None:
     for method, path in (("GET", ""), ("DELETE", "/items/i1")):
         answer = await graph.client.request(method, f"/v1/indexes/posts.ta.video.audio{path}")

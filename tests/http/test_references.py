@@ -171,6 +171,7 @@ async def test_a_work_by_upload(graph: Graph) -> None:
         ({"vector": [1.0], "model": "xlmr"}, 400, "invalid_request"),
         ({"media_base64": None, "vector": [0.0] * 3, "model": "xlmr"}, 400, "invalid_request"),
         ({"media_base64": None, "vector": [1.0]}, 400, "invalid_request"),
+        ({"media_base64": None, "vector": [1.0] * 3, "model": "clip"}, 400, "invalid_request"),
         ({"media_base64": None, "vector": [1.0], "model": "gpt"}, 404, "model_not_found"),
         ({"content_type": "image"}, 400, "invalid_request"),
         ({"media_base64": "AAAA"}, 415, "unsupported_media"),
