@@ -48,7 +48,7 @@ class MatchPolicy(_Data):
     protected: ProtectedPolicy = Field(default_factory=ProtectedPolicy, description="Works of the reference bank.")
     duplicate: DuplicatePolicy = Field(default_factory=DuplicatePolicy, description="Earlier posts.")
     on_failed_search: Literal["allow", "review"] = Field(
-        "allow", description="At least this where the search for matches failed and nobody could wait for it."
+        "review", description="At least this where the search for matches failed and nobody could wait for it."
     )
 
 

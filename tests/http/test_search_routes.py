@@ -110,7 +110,7 @@ async def test_filters(either: Graph, filters: dict[str, Any], found: list[str])
         ({"vector": [], "model": "xlmr"}, "vector"),
         ({"vector": [1e300] * 384, "model": "xlmr"}, "vector"),
         ({"vector": ["a"], "model": "xlmr"}, "vector.0"),
-        ({"vector": [1.0], "model": "xlmr", "modality": "visual"}, "modality"),
+        ({"vector": [1.0] * 384, "model": "xlmr", "modality": "visual"}, "modality"),
         ({"text": "x", "k": 0}, "k"),
         ({"text": "x", "k": 1001}, "k"),
         ({"text": "x", "threshold": 2}, "threshold"),
