@@ -31,8 +31,6 @@ app.add_typer(holds_app, name="holds")
 console = Console()
 errors = Console(stderr=True)
 
-DEMO_DIR = Path("var/demo")
-
 
 def main() -> None:
     try:

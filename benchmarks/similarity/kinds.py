@@ -52,7 +52,7 @@ def rows(n: int, d: int, queries: int, types: Iterable[IndexType] = _TYPES, *, p
             measured.append(Row(f"build_s_{name}", build_s, "s, durable rows and training"))
             measured.append(Row(f"bytes_per_vector_{name}", bytes_of[index_type], "B resident"))
     if "FLAT" in bytes_of and "IVF_SQ8" in bytes_of:
-        measured.append(against(f"sq8_bytes_over_flat_d{d}", bytes_of["IVF_SQ8"], "B", bytes_of["FLAT"]))
+        measured.append(Row("sq8_bytes_over_flat", bytes_of["IVF_SQ8"] / bytes_of["FLAT"], f"of FLAT's bytes, d={d}"))
     if peers:
         measured += _peers(vectors, asked, truth)
     return measured
