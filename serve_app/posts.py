@@ -17,6 +17,13 @@ MAX_CLOCK_SKEW = timedelta(minutes=5)
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\s/\x00-\x1f\x7f]+$")]
 
 
+def language_tag(value: str | None) -> str | None:
+    """Raises ValueError for what has not the shape of a BCP-47 tag."""
+    if value is not None and not _LANGUAGE.match(value):
+        raise ValueError("must be a BCP-47 language tag such as 'hi' or 'en-IN'")
+    return value
+
+
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -35,9 +42,7 @@ class Post(Frozen):
     @field_validator("language")
     @classmethod
     def _bcp47(cls, value: str | None) -> str | None:
-        if value is not None and not _LANGUAGE.match(value):
-            raise ValueError("must be a BCP-47 language tag such as 'hi' or 'en-IN'")
-        return value
+        return language_tag(value)
 
     @field_validator("created_at")
     @classmethod

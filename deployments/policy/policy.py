@@ -18,6 +18,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from deployments.policy.matches import ACTIONS, Action, MatchFact, MatchPolicy, severest
+from deployments.policy.streams import StreamPolicy
 from deployments.policy.strict_yaml import StrictYamlError, read_strict_yaml
 from deployments.runtime.errors import InvalidInput
 from deployments.runtime.values import Modality, ModalityStatus, Status
@@ -83,6 +84,7 @@ class Policy(_Data):
         [0.25, 0.5, 0.8], description="Scores at which severity 2, 4 and 6 begin."
     )
     matches: MatchPolicy = Field(default_factory=MatchPolicy, description="What matches with other content do.")
+    streams: StreamPolicy = Field(default_factory=StreamPolicy, description="How the clips of a livestream add up.")
 
     @field_validator("categories")
     @classmethod

@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
+from deployments.similarity.content import Content
+from serve_app.events.message import Message
 from serve_app.posts import Post, Verdict
+from serve_app.streams.values import ClipResult
 
 JobStatus = Literal["pending", "running", "done", "failed"]
 
@@ -86,3 +89,55 @@ class QueueState:
     unfinished: int
     failed: int
     oldest_unfinished: datetime | None
+
+
+@dataclass(frozen=True)
+class EventId:
+    """CloudEvents 1.0: producers make `source` + `id` unique for each distinct event."""
+
+    source: str
+    id: str
+
+
+@dataclass(frozen=True)
+class JudgedPost:
+    """A post that the event path judged: accepted and concluded in one transaction."""
+
+    submission: Submission  # its media lies in the store already
+    verdict: Verdict
+    content: Content | None = None  # what the index is told; None: nothing
+    copy_of: str | None = None
+
+
+@dataclass(frozen=True)
+class JudgedClip:
+    result: ClipResult
+
+
+@dataclass(frozen=True)
+class ViewCount:
+    """How often a post had been seen at `at`; only a higher count than the stored one changes anything."""
+
+    post_id: str
+    views: int
+    at: datetime
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why an event can never be worked off: its message becomes a dead letter."""
+
+    code: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What became of one message. `event` is None where it could not be read."""
+
+    message: Message
+    event: EventId | None
+    work: JudgedPost | JudgedClip | ViewCount | Refusal
+
+
+Concluded = Literal["done", "duplicate", "erased", "dead"]

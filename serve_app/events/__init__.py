@@ -1,0 +1,1 @@
+"""The event path: broker -> consumer -> graph -> one transaction -> offset; outbox -> publisher -> broker, webhooks."""
