@@ -43,7 +43,7 @@ def test_a_safe_post_is_allowed_and_the_reason_names_the_highest_score() -> None
     decision = decide(scores(hate=0.1))
     assert (decision.action, decision.category, decision.threshold) == ("allow", None, None)
     assert "hate" in decision.reason
-    assert decision.policy_version == "default-2"
+    assert decision.policy_version == "default-3"
 
 
 def test_the_threshold_that_decided_stands_in_the_decision() -> None:
