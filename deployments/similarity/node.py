@@ -1,4 +1,5 @@
-"""The similarity node without Ray: its calls run in bounded threads, searches and writes apart, never on the loop.
+"""The similarity node without Ray: its calls run in bounded threads, never on the loop; matches, searches and writes
+apart, so that moderation waits neither for a flood of searches nor for a rebuild.
 
 A background thread does the upkeep: expiry, the recall sample, metrics, indexes opened anew after a disk's failure.
 """
@@ -59,13 +60,16 @@ class SimilarityNode:
         backend: Backend | None = None,
     ) -> None:
         self._service = SimilarityService(settings, observer, backend)
+        self._matches = _Threads("match", settings.match_threads, settings.max_queued)
         self._searches = _Threads("search", settings.search_threads, settings.max_queued)
         self._writes = _Threads("write", settings.write_threads, settings.max_queued)
         self._changes = _Threads("change", 1, settings.max_queued)  # of generations: minutes, not seconds
         self._health = Health(
             "similarity",
             probe=self._probe,
-            running_s=lambda: max(self._searches.oldest_running_s(), self._writes.oldest_running_s()),
+            running_s=lambda: max(
+                threads.oldest_running_s() for threads in (self._matches, self._searches, self._writes)
+            ),
             stuck_after_s=settings.stuck_after_s,
             can_probe=lambda: self._searches.queued == 0,
         )
@@ -77,10 +81,12 @@ class SimilarityNode:
 
     async def match(self, content: Content, uses: Sequence[Use]) -> MatchAnswer:
         """Known content that this one matches, with why. `uses` of known_bad, protected, duplicate."""
-        return await self._search(lambda: self._service.matching.match(content, uses))
+        answer = await self._run(self._matches, lambda: self._service.matching.match(content, uses))
+        self._health.succeeded()
+        return answer
 
     async def match_past(self, reference: Content) -> MatchAnswer:
-        """Posts published before that a new reference matches."""
+        """Posts published before that a new reference matches. Nobody's verdict waits for it: a search like others."""
         return await self._search(lambda: self._service.matching.retroactive(reference))
 
     async def search(self, request: SearchRequest) -> list[SearchHit]:
@@ -214,7 +220,7 @@ class SimilarityNode:
     def close(self) -> None:
         """Lets go of the directory. Calls that wait fail; those that run are waited for."""
         self._closing.set()
-        for threads in (self._searches, self._writes, self._changes):
+        for threads in (self._matches, self._searches, self._writes, self._changes):
             threads.close()
         self._upkeep.join()
         self._service.close()

@@ -94,6 +94,9 @@ class SimilaritySettings(Frozen):
     max_matches: int = Field(20, ge=1, le=200, description="Matches given for one use.")
     shown_retention_h: float = Field(72.0, gt=0, description="How long what was shown is remembered.")
     max_feeds: int = Field(64, ge=1, description="Feeds whose shown content is remembered, each in partitions.")
+    match_threads: int = Field(
+        4, ge=1, description="Posts looked up for their verdict at a time; searches never take these threads."
+    )
     search_threads: int = Field(4, ge=1, description="Searches that run at a time.")
     write_threads: int = Field(4, ge=1, description="Writes that run at a time; they share commits.")
     max_queued: int = Field(256, ge=1, description="Calls waiting for a thread; one more is refused with 429.")

@@ -192,6 +192,20 @@ async def test_searches_that_hang_do_not_hold_up_writes(node: SimilarityNode, ba
     assert await asyncio.gather(*searches) == [["a"]] * 20
 
 
+async def test_a_flood_of_searches_does_not_hold_up_a_match(node: SimilarityNode, backend: OddBackend) -> None:
+    await node.index(text("a"))
+    backend.gate.clear()
+    searches = [asyncio.create_task(found(node)) for _ in range(20)]
+    await asyncio.sleep(0.05)
+    matching = asyncio.create_task(node.match(text("b"), [Use.DUPLICATE]))
+    async with asyncio.timeout(5):
+        while not any(name.startswith("similarity-match") for name in backend.threads):  # it runs while they all wait
+            await asyncio.sleep(0.01)
+    backend.gate.set()
+    assert [match.id for match in (await matching).matches] == ["a"]
+    await asyncio.gather(*searches)
+
+
 async def test_a_full_queue_refuses_at_once(tmp_path: Path, backend: OddBackend) -> None:
     node = made(tmp_path, backend, search_threads=1, max_queued=2)
     await node.index(text("a"))
