@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from pydantic import Field
 
@@ -16,10 +16,13 @@ from deployments.runtime.batcher import BatchObserver, BatchSettings, MicroBatch
 from deployments.runtime.encoder import Encoder
 from deployments.runtime.errors import InvalidInput, NotFound
 from deployments.runtime.health import Health
-from deployments.runtime.values import Embeddings, NodeStatus, TextEmbedding
+from deployments.runtime.values import NodeStatus
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 Item = TypeVar("Item")
-Result = TypeVar("Result", bound=Embeddings | TextEmbedding)
+Result = TypeVar("Result", bound="DataclassInstance")  # with a field `model`, which the node fills in
 In = TypeVar("In")
 Out = TypeVar("Out")
 
