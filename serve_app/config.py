@@ -16,9 +16,11 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from deployments.clip.settings import ClipSettings
 from deployments.fusion.settings import LOCAL_ARTEFACT, FusionSettings
 from deployments.media.settings import MediaSettings
+from deployments.media.windows import SoundCut
 from deployments.runtime.node import NodeSettings
 from deployments.similarity.node_settings import SimilaritySettings
 from deployments.vggish.settings import VggishSettings
+from deployments.wav2vec2.settings import Wav2Vec2Settings
 from deployments.xlmr.settings import XlmrSettings
 from serve_app.http.settings import HttpSettings
 from serve_app.profiles import PROFILE_NOTES, Profile, apply_profile
@@ -93,6 +95,27 @@ class SimilarityNode(Frozen):
         return self
 
 
+class StreamsNode(Frozen):
+    enabled: bool = Field(True, description="Off: no wav2vec2 node runs, and the routes of streams answer 404.")
+    encoder: Wav2Vec2Settings = Field(default_factory=Wav2Vec2Settings, description="The classifiers of clips.")
+    node: NodeSettings = Field(default_factory=NodeSettings, description="Its batching and health.")
+    replicas: Replicas = Field(default_factory=Replicas, description="Its processes.")
+    window_s: float = Field(20.0, ge=1, description="Length of the clips that sound of any length is cut into.")
+    overlap_s: float = Field(0.0, ge=0, description="How much of a clip its successor hears again.")
+
+    @model_validator(mode="after")
+    def _windows_fit(self) -> StreamsNode:
+        if self.overlap_s >= self.window_s:
+            raise ValueError("overlap_s: must be shorter than window_s")
+        if self.window_s > self.encoder.max_clip_s:
+            raise ValueError("window_s: longer than encoder.max_clip_s, so every clip would be refused")
+        return self
+
+    @property
+    def cut(self) -> SoundCut:
+        return SoundCut(self.window_s, self.overlap_s)
+
+
 class Ingress(Frozen):
     replicas: Replicas = Field(
         default_factory=lambda: Replicas(max_ongoing_requests=64), description="Processes that answer HTTP."
@@ -114,6 +137,7 @@ class AppConfig(Frozen):
     xlmr: XlmrNode = Field(default_factory=XlmrNode, description="The text node.")
     fusion: FusionNode = Field(default_factory=FusionNode, description="The fusion node.")
     similarity: SimilarityNode = Field(default_factory=SimilarityNode, description="The similarity node.")
+    streams: StreamsNode = Field(default_factory=StreamsNode, description="Livestream audio: the wav2vec2 node.")
 
     @model_validator(mode="before")
     @classmethod

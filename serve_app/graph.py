@@ -24,15 +24,19 @@ from deployments.clip.registry import frame_spec
 from deployments.fusion.deployment import FusionDeployment
 from deployments.fusion.head import FusionInput, FusionOutput
 from deployments.media.deployment import MediaDeployment
+from deployments.media.windows import SoundCut
 from deployments.runtime.errors import NodeUnavailable, Overloaded, ParakhError
-from deployments.runtime.values import Embeddings, ModelCard, NodeStatus, SoundBlock, TextEmbedding
+from deployments.runtime.values import Embeddings, ModelCard, NodeStatus, SoundBlock, SoundWindow, TextEmbedding
 from deployments.similarity.deployment import SimilarityDeployment
 from deployments.vggish.deployment import VggishDeployment
+from deployments.wav2vec2.deployment import Wav2Vec2Deployment
+from deployments.wav2vec2.values import ClipScores
 from deployments.xlmr.deployment import XlmrDeployment
 from serve_app.config import AppConfig, Replicas
 from serve_app.nodes import Decoded
 from serve_app.posts import MediaSource
 from serve_app.similarity_calls import SimilarityCalls
+from serve_app.streams.errors import StreamsOff
 
 T = TypeVar("T")
 
@@ -63,6 +67,9 @@ def bind_nodes(config: AppConfig) -> dict[str, Application]:
     if config.similarity.enabled:
         similarity = config.similarity
         nodes["similarity"] = scaled(SimilarityDeployment, similarity.replicas).bind(similarity.settings)
+    if config.streams.enabled:
+        streams = config.streams
+        nodes["wav2vec2"] = scaled(Wav2Vec2Deployment, streams.replicas).bind(streams.encoder, streams.node)
     return nodes
 
 
@@ -90,6 +97,7 @@ class RayNodes:
         self._media = handles["media"].options(_by_reference=True)
         self._clip = handles["clip"].options(_by_reference=True)
         self._vggish = handles["vggish"].options(_by_reference=True)
+        self._wav2vec2 = handles["wav2vec2"].options(_by_reference=True) if "wav2vec2" in handles else None
         self.similarity = SimilarityCalls(self._ask_similarity) if "similarity" in handles else None
         self._last_success: dict[str, float] = {}
         self._cards: dict[str, ModelCard] = {}
@@ -116,6 +124,14 @@ class RayNodes:
 
     async def encode_joint_text(self, text: str) -> TextEmbedding:
         return await self._answer("clip", self._handles["clip"].encode_joint_text.remote(text))
+
+    async def decode_sound(self, data: bytes, cut: SoundCut | None) -> list[SoundWindow]:
+        return await self._answer("media", self._media.decode_sound_shared.remote(data, cut))
+
+    async def classify_sound(self, sound: Any, language: str | None) -> ClipScores:
+        if self._wav2vec2 is None:
+            raise StreamsOff
+        return await self._answer("wav2vec2", self._wav2vec2.classify_sound.remote(sound, language))
 
     async def fuse(self, parts: FusionInput) -> tuple[FusionOutput, ModelCard]:
         return await self._answer("fusion", self._handles["fusion"].fuse.remote(parts))

@@ -15,15 +15,19 @@ from deployments.clip.registry import frame_spec
 from deployments.fusion.head import FusionInput, FusionOutput
 from deployments.fusion.node import FusionNode
 from deployments.media.node import MediaNode
+from deployments.media.windows import SoundCut
 from deployments.runtime.errors import ParakhError
 from deployments.runtime.node import EncoderNode
-from deployments.runtime.values import Embeddings, ModelCard, NodeStatus, SoundBlock, TextEmbedding
+from deployments.runtime.values import Embeddings, ModelCard, NodeStatus, SoundBlock, SoundWindow, TextEmbedding
 from deployments.vggish.examples import SoundItem
 from deployments.vggish.registry import make_encoder as make_sound_encoder
+from deployments.wav2vec2.node import Wav2Vec2Node
+from deployments.wav2vec2.values import Clip, ClipScores
 from deployments.xlmr.registry import make_encoder as make_text_encoder
 from serve_app.config import AppConfig
 from serve_app.nodes import Decoded
 from serve_app.posts import MediaSource
+from serve_app.streams.errors import StreamsOff
 
 Node = TypeVar("Node")
 
@@ -61,6 +65,12 @@ class LocalNodes:
     async def encode_joint_text(self, text: str) -> TextEmbedding:
         return await (await self._clip()).encode_joint_text(text)
 
+    async def decode_sound(self, data: bytes, cut: SoundCut | None) -> list[SoundWindow]:
+        return await (await self._media()).decode_sound(data, cut)
+
+    async def classify_sound(self, sound: Any, language: str | None) -> ClipScores:
+        return await (await self._wav2vec2()).classify(Clip(sound, language))
+
     async def fuse(self, parts: FusionInput) -> tuple[FusionOutput, ModelCard]:
         return await (await self._fusion()).fuse(parts)
 
@@ -77,6 +87,8 @@ class LocalNodes:
             "xlmr": self._xlmr,
             "fusion": self._fusion,
         }
+        if self._config.streams.enabled:
+            makers["wav2vec2"] = self._wav2vec2
         statuses = []
         for name, make in makers.items():
             try:
@@ -104,6 +116,12 @@ class LocalNodes:
     async def _xlmr(self) -> EncoderNode[str, TextEmbedding]:
         c = self._config.xlmr
         return await self._once("xlmr", lambda: EncoderNode("xlmr", make_text_encoder(c.encoder), c.node))
+
+    async def _wav2vec2(self) -> Wav2Vec2Node:
+        c = self._config.streams
+        if not c.enabled:
+            raise StreamsOff
+        return await self._once("wav2vec2", lambda: Wav2Vec2Node(c.encoder, c.node))
 
     async def _fusion(self) -> FusionNode:
         return await self._once("fusion", lambda: FusionNode(self._config.fusion.head))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from deployments.fusion.head import FusionInput, FusionOutput
+from deployments.media.windows import SoundCut
 from deployments.runtime.values import (
     DecodedMedia,
     Embeddings,
@@ -19,8 +20,10 @@ from deployments.runtime.values import (
     ModelCard,
     NodeStatus,
     SoundBlock,
+    SoundWindow,
     TextEmbedding,
 )
+from deployments.wav2vec2.values import ClipScores
 from serve_app.posts import MediaSource
 
 
@@ -48,6 +51,14 @@ class NodeHandles(Protocol):
 
     async def encode_joint_text(self, text: str) -> TextEmbedding:
         """Text in the visual encoder's joint space. Raises NotFound where the profile has none."""
+        ...
+
+    async def decode_sound(self, data: bytes, cut: SoundCut | None) -> list[SoundWindow]:
+        """A livestream's sound, whole or cut. Their `sound` is what `classify_sound` takes."""
+        ...
+
+    async def classify_sound(self, sound: Any, language: str | None) -> ClipScores:
+        """Raises NotFound where streams are switched off."""
         ...
 
     async def fuse(self, parts: FusionInput) -> tuple[FusionOutput, ModelCard]: ...

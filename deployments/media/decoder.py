@@ -17,6 +17,7 @@ import sys
 import time
 from dataclasses import asdict
 from types import TracebackType
+from typing import Literal
 
 from deployments.media import wire
 from deployments.media.settings import MediaSettings
@@ -24,6 +25,7 @@ from deployments.runtime.errors import NodeUnavailable, TooLarge, UndecodableMed
 from deployments.runtime.values import DecodedMedia, FrameSpec
 
 _log = logging.getLogger(__name__)
+Use = Literal["post", "stream"]
 _START_S = 60.0  # a child imports PyAV, Pillow and numpy; on a machine under load that takes a while
 
 
@@ -36,14 +38,20 @@ class MediaDecoder:
         self._settings = settings
         self._spec = frame_spec
         self._module = worker_module
-        self._room = wire.result_bytes(settings, frame_spec)
+        self._rooms = {
+            "post": wire.result_bytes(settings, frame_spec),
+            "stream": wire.result_bytes(settings.for_streams(), frame_spec),
+        }
         self._closed = False
         self._children: queue.LifoQueue[_Child] = queue.LifoQueue()
         for _ in range(settings.decode_workers):
             self._children.put(self._spawn())
 
-    def decode(self, data: bytes) -> DecodedMedia:
-        """Raises TooLarge, UnsupportedMedia, or UndecodableMedia where nothing of the media can be judged."""
+    def decode(self, data: bytes, use: Use = "post") -> DecodedMedia:
+        """Of a stream's file only the sound is of use, and it is heard whole.
+
+        Raises TooLarge, UnsupportedMedia, or UndecodableMedia where nothing of the media can be judged.
+        """
         if self._closed:
             raise NodeUnavailable("The media decoder is shut down.")
         if len(data) > self._settings.max_bytes:
@@ -56,7 +64,7 @@ class MediaDecoder:
                 raise NodeUnavailable("The media decoder is shut down.")
             if not child.alive:
                 child = self._started()
-            return child.decode(data, self._room, self._settings.decode_wall_s)
+            return child.decode(data, use, self._rooms[use], self._settings.decode_wall_s)
         finally:
             self._children.put(self._fit_for_more(child))
 
@@ -126,10 +134,10 @@ class _Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def decode(self, data: bytes, room: int, wall_s: float) -> DecodedMedia:
+    def decode(self, data: bytes, use: Use, room: int, wall_s: float) -> DecodedMedia:
         try:
             self._await_ready()
-            return self._job(data, room, wall_s)
+            return self._job(data, use, room, wall_s)
         except TimeoutError:
             self.kill()
             raise UndecodableMedia(f"Decoding was stopped: it took longer than {wall_s:g} s.") from None
@@ -146,7 +154,7 @@ class _Child:
             raise NodeUnavailable("The media decoder could not start.") from error
         self._ready = True
 
-    def _job(self, data: bytes, room: int, wall_s: float) -> DecodedMedia:
+    def _job(self, data: bytes, use: Use, room: int, wall_s: float) -> DecodedMedia:
         self.jobs += 1
         source, target = wire.anonymous_file("media"), wire.anonymous_file("decoded")
         try:
@@ -154,7 +162,7 @@ class _Child:
             wire.fix_size(target, room)
             deadline = time.monotonic() + wall_s
             self._channel.settimeout(wall_s)
-            wire.send(self._channel, {"size": len(data), "room": room}, (source, target))
+            wire.send(self._channel, {"size": len(data), "room": room, "use": use}, (source, target))
             answer, _ = wire.receive(self._channel, deadline=deadline)
             if "log" in answer:
                 _log.error("decoding raised an unforeseen exception: %s", answer["log"])

@@ -10,7 +10,8 @@ from ray import serve
 
 from deployments.media.node import MediaNode
 from deployments.media.settings import MediaSettings
-from deployments.runtime.values import DecodedMedia, FrameSpec
+from deployments.media.windows import SoundCut
+from deployments.runtime.values import DecodedMedia, FrameSpec, SoundWindow
 
 
 @serve.deployment(name="media")
@@ -27,3 +28,8 @@ class MediaDeployment(MediaNode):
 
     async def fetch_and_decode_shared(self, url: str) -> tuple[DecodedMedia, Any, Any]:
         return await self.decode_shared(await self.fetch(url))
+
+    async def decode_sound_shared(self, data: bytes, cut: SoundCut | None) -> list[SoundWindow]:
+        """The windows' samples as references."""
+        windows = await self.decode_sound(data, cut)
+        return [dataclasses.replace(window, sound=ray.put(window.sound)) for window in windows]

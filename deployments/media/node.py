@@ -12,17 +12,19 @@ from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
 
-from deployments.media.decoder import MediaDecoder
+from deployments.media.decoder import MediaDecoder, Use
 from deployments.media.fetch import Fetcher
 from deployments.media.settings import MediaSettings
-from deployments.runtime.errors import InvalidInput
+from deployments.media.windows import SoundCut, cut_windows, sound_window
+from deployments.runtime.errors import InvalidInput, TooLarge, UndecodableMedia
 from deployments.runtime.health import Health
-from deployments.runtime.values import DecodedMedia, FrameSpec, NodeStatus
+from deployments.runtime.values import DecodedMedia, FrameSpec, NodeStatus, SoundWindow, Status
 
 
 class MediaNode:
     def __init__(self, settings: MediaSettings, frame_spec: FrameSpec) -> None:
         self._decoder = MediaDecoder(settings, frame_spec)
+        self._max_stream_sound_s = settings.max_stream_sound_s
         self._fetcher = Fetcher(settings)
         self._threads = ThreadPoolExecutor(settings.decode_workers, thread_name_prefix="decode")
         self._running: dict[object, float] = {}  # decode -> when it started; changed by the threads
@@ -37,6 +39,14 @@ class MediaNode:
     async def decode(self, data: bytes) -> DecodedMedia:
         """Raises UnsupportedMedia, TooLarge or UndecodableMedia."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data)
+
+    async def decode_sound(self, data: bytes, cut: SoundCut | None = None) -> list[SoundWindow]:
+        """The sound of a stream's file, whole, or cut into windows.
+
+        Raises UnsupportedMedia, TooLarge, or UndecodableMedia where there is no sound.
+        """
+        decoded = await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data, "stream")
+        return await asyncio.to_thread(_windows, decoded, cut, self._max_stream_sound_s)
 
     async def fetch(self, url: str) -> bytes:
         """Raises UrlRefused, FetchFailed or TooLarge."""
@@ -56,11 +66,11 @@ class MediaNode:
         now = time.monotonic()
         return now - min(tuple(self._running.values()), default=now)
 
-    def _decode(self, data: bytes) -> DecodedMedia:
+    def _decode(self, data: bytes, use: Use = "post") -> DecodedMedia:
         job = object()
         self._running[job] = time.monotonic()
         try:
-            decoded = self._decoder.decode(data)
+            decoded = self._decoder.decode(data, use)
         except InvalidInput:  # refused, or the end of its child: the file's doing, and no news of the node
             raise
         except Exception as error:
@@ -76,3 +86,17 @@ def _one_pixel() -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (1, 1), (128, 128, 128)).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def _windows(decoded: DecodedMedia, cut: SoundCut | None, max_sound_s: float) -> list[SoundWindow]:
+    if decoded.sound is None or not len(decoded.sound):
+        raise UndecodableMedia(decoded.audio.reason or "The file holds no sound.")
+    if len(decoded.sound_blocks) > 1 or (decoded.audio.status is Status.PARTIAL and _longer(decoded, max_sound_s)):
+        raise TooLarge(f"The sound is longer than {max_sound_s:g} s; send it in shorter pieces.")
+    if cut is None:
+        return [sound_window(decoded.sound)]
+    return cut_windows(decoded.sound, cut.window_s, cut.overlap_s)
+
+
+def _longer(decoded: DecodedMedia, seconds: float) -> bool:
+    return decoded.duration_s is not None and decoded.duration_s > seconds

@@ -35,6 +35,10 @@ class MediaSettings(BaseModel):
     )
     enhance: Enhancement = Field("off", description="Frames made clearer before the encoder sees them.")
 
+    max_stream_sound_s: float = Field(
+        3600.0, ge=1, description="Seconds of a livestream's sound in one piece; it is heard whole, more is refused."
+    )
+
     # what one decode may cost
     decode_workers: int = Field(2, ge=1, description="Decoding child processes, each good for one file at a time.")
     decode_wall_s: float = Field(60.0, gt=0, description="Wall time after which a decode is killed.")
@@ -52,3 +56,7 @@ class MediaSettings(BaseModel):
     allowed_ports: tuple[int, ...] = Field((80, 443), description="Ports that media may come from.")
     fetch_deadline_s: float = Field(20.0, gt=0, description="Total time of one fetch, redirects included.")
     max_redirects: int = Field(3, ge=0, description="Redirects followed, each checked like the first URL.")
+
+    def for_streams(self) -> MediaSettings:
+        """The same limits for a file of which only the sound counts, and all of it."""
+        return self.model_copy(update={"max_sound_s": self.max_stream_sound_s, "max_frames": 1, "signatures": False})

@@ -60,9 +60,10 @@ def _answer(
     job: dict[str, Any], descriptors: list[int], settings: MediaSettings, spec: FrameSpec, decode: Decode
 ) -> dict[str, Any]:
     source, target = descriptors
+    asked = settings.for_streams() if job.get("use") == "stream" else settings
     try:
         with mmap.mmap(source, int(job["size"]), prot=mmap.PROT_READ) if job["size"] else memoryview(b"") as data:
-            media = decode(bytes(data), settings, spec)
+            media = decode(bytes(data), asked, spec)
         with mmap.mmap(target, int(job["room"])) as area, memoryview(area) as view:
             return wire.pack(media, view)
     except InvalidInput as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +94,20 @@ class SoundBlock:
     start_s: float
     first_sample: int
     samples: int
+
+
+@dataclass(frozen=True)
+class SoundWindow:
+    """Some seconds of a livestream's sound. `sound` is an array in-process, a reference into shared memory on Ray."""
+
+    start_s: float  # in the sound it was cut from
+    samples: int
+    sha256: str  # of the float32 samples, hexadecimal: tells the same sound again
+    sound: Any  # (samples,) float32 mono 16 kHz in -1..1
+
+    @property
+    def duration_s(self) -> float:
+        return self.samples / SAMPLE_RATE_HZ
 
 
 @dataclass(frozen=True)
