@@ -69,7 +69,7 @@ class Pipeline:
         self._policy = policy
         self._lookup = lookup or Lookup(None)
         self._models: dict[str, ModelReport] = {}
-        self._dimensions: dict[str, int] = {}  # node -> dimension of its vectors
+        self._dimensions: dict[str, int] = {}  # node or text encoder -> dimension of its vectors
 
     @property
     def policy(self) -> Policy:
@@ -126,7 +126,10 @@ class Pipeline:
         if model not in encoders:
             raise NotFound(f"There is no text encoder named {model!r}.")
         encode = encoders[model]
-        return list(await asyncio.gather(*(_retried(partial(encode, text)) for text in texts)))
+        found = list(await asyncio.gather(*(_retried(partial(encode, text)) for text in texts)))
+        for embedding in found[:1]:
+            self._dimensions[model] = len(embedding.vector)
+        return found
 
     async def embed_images(self, images: list[bytes]) -> list[Embeddings]:
         return list(await asyncio.gather(*(self._embed_image(image) for image in images)))
@@ -144,6 +147,7 @@ class Pipeline:
         return self._models
 
     def dimension(self, node: str) -> int | None:
+        """`clip-text` is known once it was asked."""
         return self._dimensions.get(node) or None
 
     async def _judge(self, post: Post, media: MediaSource | None, wait_for_nodes: bool) -> Judgement:

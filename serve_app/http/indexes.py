@@ -37,7 +37,7 @@ from serve_app.http.search_schemas import (
     ReconciliationBody,
     UpsertItem,
 )
-from serve_app.http.searching import check_dimension, encoder_of
+from serve_app.http.searching import check_dimension, encoder_of, runs
 from serve_app.http.services import Services
 from serve_app.reconciler import reconcile
 from serve_app.similarity import PartitionStats
@@ -141,7 +141,8 @@ async def _change(services: Services, partition: str, item: Any) -> ItemBody:
 
 async def _upsert(services: Services, partition: str, item_id: str, asked: ItemFields) -> ItemBody:
     key = _key(partition)
-    similarity, encoder, item = services.similarity, _encoder(services, key, asked), _item(key, item_id, asked)
+    similarity, item = services.similarity, _item(key, item_id, asked)
+    encoder = await _encoder(services, key, asked)
     await services.records.external.add(key.bank, [item_id])  # first: what the index has, the records know
     await similarity.upsert_items(str(key), encoder, [item])
     return ItemBody(id=item_id, partition=str(key), status="indexed")
@@ -170,7 +171,7 @@ def _key(partition: str) -> PartitionKey:
     return key
 
 
-def _encoder(services: Services, key: PartitionKey, asked: ItemFields) -> EncoderId:
+async def _encoder(services: Services, key: PartitionKey, asked: ItemFields) -> EncoderId:
     if (key.modality == IndexedModality.PDQ) != (asked.signature is not None):
         wanted = "a signature" if key.modality == IndexedModality.PDQ else "a vector"
         raise InvalidInput(f"An item of {key} is {wanted}.", param="vector" if asked.vector else "signature")
@@ -178,8 +179,20 @@ def _encoder(services: Services, key: PartitionKey, asked: ItemFields) -> Encode
         return PDQ_ENCODER
     named = asked.encoder
     encoder = encoder_of(services, key.modality) if named is None else EncoderId(named.name, named.version)
-    check_dimension(services, key.modality, encoder, len(asked.vector or ()))
+    await check_dimension(services, key.modality, encoder, len(asked.vector or ()))
+    if not runs(services, key.modality, encoder):
+        await _check_there(services, key, encoder)
     return encoder
+
+
+async def _check_there(services: Services, key: PartitionKey, encoder: EncoderId) -> None:
+    """A partition founded with vectors of a foreign encoder would shut out those of our own. Raises InvalidInput."""
+    if all(stats.partition != str(key) for stats in await services.similarity.partitions()):
+        raise InvalidInput(
+            f"There is no partition {key}, and {encoder} is not the encoder that this server runs for {key.modality}: "
+            "its vectors would shut all others out. `parakh index build` makes such a partition.",
+            param="encoder",
+        )
 
 
 def _item(key: PartitionKey, item_id: str, asked: ItemFields) -> Item:

@@ -57,7 +57,7 @@ async def _content(services: Services, asked: ReferenceRequest, media: MediaSour
         content = await describe(services, media, "reference")
         return replace(content, id=id_, language=ANY, attributes={})
     assert asked.vector is not None
-    modality, vector = vector_of(services, asked.vector, asked.model)
+    modality, vector = await vector_of(services, asked.vector, asked.model)
     if not vector.vector.any():
         raise InvalidInput("A zero vector resembles nothing.", param="vector")
     content_type = asked.content_type.value if asked.content_type else _CONTENT_TYPES[modality]

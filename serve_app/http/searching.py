@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 import numpy as np
 
 from deployments.runtime.errors import InvalidInput, NotFound, UndecodableMedia
-from deployments.runtime.values import ContentType
+from deployments.runtime.values import ContentType, TextEmbedding
 from deployments.similarity.content import (
     Content,
     ContentVector,
@@ -70,7 +70,7 @@ def body_of(answer: SearchAnswer) -> SearchBody:
     return SearchBody(results=[_hit(hit) for hit in answer.hits], failed=dict(answer.failed))
 
 
-def vector_of(services: Services, values: Sequence[float], model: str | None) -> tuple[str, ContentVector]:
+async def vector_of(services: Services, values: Sequence[float], model: str | None) -> tuple[str, ContentVector]:
     """The modality that a vector given by the client is of, and the vector. Raises InvalidInput, ModelNotFound."""
     if model is None:
         raise InvalidInput("Say with `model` which encoder made the vector.", param="model")
@@ -82,21 +82,44 @@ def vector_of(services: Services, values: Sequence[float], model: str | None) ->
     if not np.isfinite(vector).all():
         raise InvalidInput("vector holds a number that a float32 cannot.", param="vector")
     found = ContentVector(encoder_of(services, modality), vector)
-    check_dimension(services, modality, found.encoder, len(vector))
+    await check_dimension(services, modality, found.encoder, len(vector))
     return modality, found
 
 
-def check_dimension(services: Services, modality: str, encoder: EncoderId, dimension: int) -> None:
+async def check_dimension(services: Services, modality: str, encoder: EncoderId, dimension: int) -> None:
     """A partition takes its dimension from its first vector: a wrong one would shut all others out.
 
-    Raises InvalidInput where `encoder` is one that this server runs, and makes other vectors.
+    Raises InvalidInput where `encoder` is one that this server runs, and makes other vectors; ModelNotFound for a joint
+    space that it has not.
     """
-    node = _ENCODERS.get(modality, "")
-    report, expected = services.moderator.models().get(node), services.moderator.dimension(node)
-    if report is None or expected is None or EncoderId(report.name, report.version) != encoder:
+    if not runs(services, modality, encoder):
         return
-    if dimension != expected:
+    expected = await _dimension(services, modality)
+    if expected is not None and dimension != expected:
         raise InvalidInput(f"The vector has {dimension} numbers; {encoder} makes {expected}.", param="vector")
+
+
+def runs(services: Services, modality: str, encoder: EncoderId) -> bool:
+    """Whether `encoder` is the one that this server runs for the modality."""
+    try:
+        return encoder_of(services, modality) == encoder
+    except ModelNotFound:
+        return False
+
+
+async def _dimension(services: Services, modality: str) -> int | None:
+    """None where it is not known yet."""
+    moderator = services.moderator
+    if modality != IndexedModality.JOINT:
+        return moderator.dimension(_ENCODERS.get(modality, ""))
+    return moderator.dimension("clip-text") or len((await _joint_text(services, "a"))[0].vector)
+
+
+async def _joint_text(services: Services, text: str) -> list[TextEmbedding]:
+    try:
+        return await services.moderator.embed_texts("clip-text", [text])
+    except NotFound as error:
+        raise ModelNotFound("This profile has no space that texts and pictures share.", param="modality") from error
 
 
 def encoder_of(services: Services, modality: str) -> EncoderId:
@@ -137,7 +160,7 @@ def _check_exactly_one(asked: SearchRequest, media: MediaSource | None) -> None:
 
 async def _query(services: Services, asked: SearchRequest, media: MediaSource | None) -> tuple[str, ContentVector]:
     if asked.vector is not None:
-        modality, found = vector_of(services, asked.vector, asked.model)
+        modality, found = await vector_of(services, asked.vector, asked.model)
         if asked.modality not in (None, modality):
             raise InvalidInput(f"Vectors of `{asked.model}` are indexed as {modality}.", param="modality")
         return modality, found
@@ -154,10 +177,10 @@ async def _text_query(services: Services, text: str, modality: str) -> tuple[str
         raise InvalidInput("text is empty.", param="text")
     if modality not in ("text", "joint"):
         raise InvalidInput("A text is compared with texts, or in the space that pictures share.", param="modality")
-    try:
-        (found,) = await services.moderator.embed_texts("xlmr" if modality == "text" else "clip-text", [text])
-    except NotFound as error:
-        raise ModelNotFound("This profile has no space that texts and pictures share.", param="modality") from error
+    if modality == "joint":
+        (found,) = await _joint_text(services, text)
+    else:
+        (found,) = await services.moderator.embed_texts("xlmr", [text])
     return modality, ContentVector(encoder_of(services, modality), found.vector)
 
 

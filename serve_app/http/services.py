@@ -57,7 +57,7 @@ class Moderator(Protocol):
         ...
 
     def dimension(self, node: str) -> int | None:
-        """Of the vectors that the node's model makes, where that is known."""
+        """Of the vectors that the node's model makes, where that is known; `clip-text`: of the joint space."""
         ...
 
 
