@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
+from deployments.runtime.values import TextEmbedding
+from deployments.similarity.content import EncoderId
+from deployments.similarity.values import Item
 from serve_app.config import AppConfig
 from tests.http.graph_of_fakes import Graph, graph_of, picture, true_node
 
@@ -35,20 +39,29 @@ async def graph(fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[Graph]:
         yield found
 
 
+@pytest.fixture
+async def theirs(graph: Graph) -> Graph:
+    """With a partition of another encoder, as `parakh index build` makes it; empty."""
+    partition, encoder = "posts.hi.image.visual", EncoderId(**ENCODER)
+    await graph.similarity.upsert_items(partition, encoder, [Item("first", np.array(VECTOR, np.float32))])
+    await graph.similarity.delete_items(partition, ["first"])
+    return graph
+
+
 async def put(graph: Graph, id_: str = "i1", **fields: Any) -> httpx.Response:
     body = {"vector": VECTOR, "encoder": ENCODER} | fields
     return await graph.client.put(f"{ITEMS}/{id_}", json={k: v for k, v in body.items() if v is not None})
 
 
-async def test_an_item_is_put_listed_and_deleted(graph: Graph) -> None:
-    answer = await put(graph, attributes={"from": "elsewhere"})
+async def test_an_item_is_put_listed_and_deleted(theirs: Graph) -> None:
+    answer = await put(theirs, attributes={"from": "elsewhere"})
     assert answer.json() == {"id": "i1", "partition": "posts.hi.image.visual", "status": "indexed"}
-    (listed,) = (await graph.client.get("/v1/indexes")).json()["partitions"]
+    (listed,) = (await theirs.client.get("/v1/indexes")).json()["partitions"]
     assert (listed["partition"], listed["items"], listed["dimension"]) == ("posts.hi.image.visual", 1, 4)
     assert (listed["encoder"], listed["damaged"]) == (ENCODER, None)
-    assert (await graph.client.get("/v1/indexes/posts.hi.image.visual")).json() == listed
-    assert (await graph.client.delete(f"{ITEMS}/i1")).status_code == 204
-    assert (await graph.client.delete(f"{ITEMS}/i1")).json()["error"]["code"] == "item_not_found"
+    assert (await theirs.client.get("/v1/indexes/posts.hi.image.visual")).json() == listed
+    assert (await theirs.client.delete(f"{ITEMS}/i1")).status_code == 204
+    assert (await theirs.client.delete(f"{ITEMS}/i1")).json()["error"]["code"] == "item_not_found"
 
 
 async def test_an_item_of_the_servers_own_encoder_is_found_by_media(either: Graph) -> None:
@@ -83,12 +96,12 @@ async def test_an_item_of_the_servers_own_encoder_is_found_by_media(either: Grap
     ],
 )
 async def test_a_bad_item_is_refused_and_changes_nothing(
-    graph: Graph, fields: dict[str, Any], status: int, code: str
+    theirs: Graph, fields: dict[str, Any], status: int, code: str
 ) -> None:
-    await put(graph, "i0")
-    answer = await put(graph, "i1", **fields)
+    await put(theirs, "i0")
+    answer = await put(theirs, "i1", **fields)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code), answer.text
-    assert (await graph.client.get("/v1/indexes/posts.hi.image.visual")).json()["items"] == 1
+    assert (await theirs.client.get("/v1/indexes/posts.hi.image.visual")).json()["items"] == 1
 
 
 @pytest.mark.parametrize("partition", ["posts", "posts.hi.image", "posts.hi.image.visual.x", "Posts.hi.image.visual"])
@@ -118,13 +131,44 @@ async def test_a_first_vector_of_a_wrong_dimension_makes_no_partition(graph: Gra
     assert (await graph.client.get("/v1/indexes")).json()["partitions"] == []
 
 
+async def test_vectors_of_a_foreign_encoder_make_no_partition(graph: Graph) -> None:
+    """Or the posts of that language and type would be refused from then on."""
+    answer = await put(graph)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "encoder")
+    assert "theirs@1" in answer.json()["error"]["message"]
+    assert (await graph.client.get("/v1/indexes")).json()["partitions"] == []
+    await graph.post("p1", picture(1), language="hi")
+    await graph.settle()
+    assert await graph.similarity.ids("posts") == ["p1"]
+
+
+async def test_a_first_vector_of_a_wrong_joint_dimension_makes_no_partition(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def embed(texts: str) -> TextEmbedding:
+        return TextEmbedding(np.ones(6, np.float32), 1, truncated=False)
+
+    item = "/v1/indexes/posts.hi.image.joint/items/i1"
+    reference = {"owner": "o", "vector": VECTOR, "model": "clip-text"}
+    assert (await graph.client.put(item, json={"vector": VECTOR})).json()["error"]["code"] == "model_not_found"
+    monkeypatch.setattr(graph.nodes, "encode_joint_text", embed)
+    for answer in (
+        await graph.client.put(item, json={"vector": VECTOR}),
+        await graph.client.post("/v1/references", json=reference),
+    ):
+        assert (answer.status_code, answer.json()["error"]["param"]) == (400, "vector")
+        assert "makes 6" in answer.json()["error"]["message"]
+    assert (await graph.client.get("/v1/indexes")).json()["partitions"] == []
+    assert (await graph.client.put(item, json={"vector": [1.0] * 6})).status_code == 200
+
+
 async def test_an_unknown_partition_is_404(graph: Graph) -> None:
     for method, path in (("GET", ""), ("DELETE", "/items/i1")):
         answer = await graph.client.request(method, f"/v1/indexes/posts.ta.video.audio{path}")
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "partition_not_found")
 
 
-async def test_a_batch_changes_each_for_itself_in_order(graph: Graph) -> None:
+async def test_a_batch_changes_each_for_itself_in_order(theirs: Graph) -> None:
     good = {"vector": VECTOR, "encoder": ENCODER}
     items = [
         good | {"id": "a/b"},
@@ -135,13 +179,13 @@ async def test_a_batch_changes_each_for_itself_in_order(graph: Graph) -> None:
         {"op": "explode", "id": "x"},
         "x",
     ]
-    answer = await graph.client.post(f"{ITEMS}:batch", json={"items": items})
+    answer = await theirs.client.post(f"{ITEMS}:batch", json={"items": items})
     results = answer.json()["results"]
     told = [result.get("status") or result["error"]["code"] for result in results]
     refused = "invalid_request"
     assert told == ["indexed", "indexed", refused, "deleted", "not_found", refused, refused]
-    assert (await graph.client.get("/v1/indexes/posts.hi.image.visual")).json()["items"] == 1
-    assert (await graph.client.post(f"{ITEMS}:batch", json={"items": [{}] * 65})).status_code == 413
+    assert (await theirs.client.get("/v1/indexes/posts.hi.image.visual")).json()["items"] == 1
+    assert (await theirs.client.post(f"{ITEMS}:batch", json={"items": [{}] * 65})).status_code == 413
 
 
 async def test_what_is_still_to_be_told_and_what_was_saved_is_listed(graph: Graph) -> None:

@@ -168,6 +168,14 @@ def test_what_is_not_there_is_said(partitions: Partitions) -> None:
 # --- encoders and generations ---
 
 
+def test_an_encoder_founds_no_partition_with_vectors_of_another_dimension(partitions: Partitions) -> None:
+    partitions.upsert(KEY, OLD, [item("a")])
+    with pytest.raises(InvalidInput, match="have 8"):
+        partitions.upsert(OTHER, OLD, [item("a", dimension=9)])
+    assert partitions.keys_of() == [KEY]
+    partitions.upsert(OTHER, NEW, [item("a", dimension=9)])
+
+
 def test_another_encoder_is_refused_for_writes_and_queries(partitions: Partitions) -> None:
     partitions.upsert(KEY, OLD, [item("a")])
     with pytest.raises(WrongEncoder, match="re-embedding"):

@@ -256,7 +256,22 @@ class Partitions:
             settings = self._settings.index_of(str(key), key.modality)
             dimension = _dimension(settings, items[0])
             checked_items(space_of(settings, dimension), items)
+            self._check_dimension(key, encoder, dimension, settings)
             return self._added(key, Spec(encoder, dimension, settings))
+
+    def _check_dimension(self, key: PartitionKey, encoder: EncoderId, dimension: int, settings: IndexSettings) -> None:
+        """A first vector of a wrong dimension would shut all others out. Raises InvalidInput."""
+        for other in self.keys_of():
+            if other.modality != key.modality:
+                continue
+            for opened in self._partitions[other].generations:
+                held = opened.generation
+                comparable = held.encoder == encoder and held.settings.metric == settings.metric
+                if comparable and held.dimension != dimension:
+                    raise InvalidInput(
+                        f"The vector has {dimension} dimensions; those of {encoder} in {other} have {held.dimension}.",
+                        param="vector",
+                    )
 
     def _added(self, key: PartitionKey, spec: Spec, fill: Fill | None = None) -> Partition:
         opened = self._generations.make(key, spec, State.ACTIVE, fill)
