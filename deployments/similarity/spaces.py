@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from deployments.runtime.errors import InvalidInput
-from deployments.similarity.halves import single
+from deployments.similarity.halves import inner_products, single, squared_distances
 from deployments.similarity.rows import FixedRows, RaggedRows, Rows
 from deployments.similarity.settings import IndexSettings, Metric
 
@@ -53,15 +53,6 @@ class Space(ABC):
     @abstractmethod
     def scores(self, query: NDArray[Any], rows: Rows) -> NDArray[np.float32]:
         """(n,) exact scores of `query` (a result of `query`) against rows."""
-
-    def grouped_scores(self, queries: Sequence[NDArray[Any]], rows: Rows, counts: Sequence[int]) -> NDArray[np.float32]:
-        """(len(rows),) the first counts[0] rows against the first query, the next counts[1] against the second, ..."""
-        ends = np.cumsum(counts).tolist()
-        groups = [
-            self.scores(query, rows.take(np.arange(end - count, end)))
-            for query, count, end in zip(queries, counts, ends, strict=True)
-        ]
-        return np.concatenate(groups)
 
     def query(self, vector: NDArray[Any]) -> NDArray[Any]:
         """A query at full precision. Raises InvalidInput."""
@@ -140,19 +131,10 @@ class _FloatSpace(Space):
         return queries[0][None] if len(queries) == 1 else np.stack(queries)
 
     def scores(self, query: NDArray[Any], rows: Rows) -> NDArray[np.float32]:
-        return self._bounded(self._raw(query, single(_matrix(rows))))
-
-    def grouped_scores(self, queries: Sequence[NDArray[Any]], rows: Rows, counts: Sequence[int]) -> NDArray[np.float32]:
-        matrix = single(_matrix(rows))
-        scores = np.empty(len(matrix), np.float32)
-        start = 0
-        for query, count in zip(queries, counts, strict=True):
-            scores[start : start + count] = self._raw(query, matrix[start : start + count])
-            start += count
-        return self._bounded(scores)
+        return self._bounded(self._raw(query, _matrix(rows)))
 
     @abstractmethod
-    def _raw(self, query: NDArray[Any], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
+    def _raw(self, query: NDArray[Any], matrix: NDArray[Any]) -> NDArray[np.float32]:
         """(n,) as the arithmetic gives them."""
 
     def _bounded(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -179,9 +161,8 @@ class CosineSpace(_FloatSpace):
         normalised: NDArray[np.float32] = (query.astype(np.float64) / norm).astype(np.float32)
         return normalised
 
-    def _raw(self, query: NDArray[Any], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        products: NDArray[np.float32] = matrix.dot(query)
-        return products
+    def _raw(self, query: NDArray[Any], matrix: NDArray[Any]) -> NDArray[np.float32]:
+        return inner_products(matrix, query)
 
     def _bounded(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
         return scores.clip(-1.0, 1.0)
@@ -191,9 +172,8 @@ class InnerProductSpace(_FloatSpace):
     metric = "inner_product"
     higher_is_better = True
 
-    def _raw(self, query: NDArray[Any], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        products: NDArray[np.float32] = matrix.dot(query)
-        return products
+    def _raw(self, query: NDArray[Any], matrix: NDArray[Any]) -> NDArray[np.float32]:
+        return inner_products(matrix, query)
 
 
 class L2Space(_FloatSpace):
@@ -202,10 +182,8 @@ class L2Space(_FloatSpace):
     metric = "l2"
     higher_is_better = False
 
-    def _raw(self, query: NDArray[Any], matrix: NDArray[np.float32]) -> NDArray[np.float32]:
-        difference = matrix - query
-        distances: NDArray[np.float32] = np.sqrt(np.einsum("nd,nd->n", difference, difference))
-        return distances
+    def _raw(self, query: NDArray[Any], matrix: NDArray[Any]) -> NDArray[np.float32]:
+        return np.sqrt(squared_distances(matrix, query))
 
 
 class HammingSpace(Space):

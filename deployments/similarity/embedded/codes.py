@@ -10,7 +10,6 @@ No index is changed once it is searched, and no search parameter is set on one: 
 from __future__ import annotations
 
 import math
-import threading
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -19,6 +18,7 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
+from deployments.similarity.faiss_threads import one_thread
 from deployments.similarity.settings import IndexSettings
 from deployments.similarity.spaces import Space
 
@@ -27,14 +27,6 @@ DEFAULT_EF_SEARCH = 64
 EF_CONSTRUCTION = 128
 _TRAIN_PER_LIST = 64  # k-means needs no more rows for a centroid
 _ROTATION_SEED = 0x70617261
-_threads = threading.local()
-
-
-def one_thread() -> None:
-    """FAISS in this thread uses one core: requests run beside each other, and maintenance beside requests."""
-    if not getattr(_threads, "set", False):
-        faiss.omp_set_num_threads(1)
-        _threads.set = True
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ import faiss
 import numpy as np
 from numpy.typing import NDArray
 
-from deployments.similarity.embedded.codes import one_thread
 from deployments.similarity.embedded.table import Table
+from deployments.similarity.faiss_threads import one_thread
 from deployments.similarity.rows import Rows
 from deployments.similarity.spaces import Space
 

@@ -25,13 +25,15 @@ from deployments.similarity.content import EncoderId
 from deployments.similarity.embedded.codes import Codes
 from deployments.similarity.embedded.commits import GroupCommit
 from deployments.similarity.embedded.gpu import gpu_of
+from deployments.similarity.embedded.ranking import Found
 from deployments.similarity.embedded.recovery import recovered
+from deployments.similarity.embedded.searcher import Searcher
 from deployments.similarity.embedded.segment import SegmentFiles
 from deployments.similarity.embedded.store import RowStore, sound_frames
 from deployments.similarity.embedded.stored import StoredRow, Written, frames_of, item_of
 from deployments.similarity.embedded.table import Codebook, Codebooks
 from deployments.similarity.embedded.upkeep import Upkeep
-from deployments.similarity.embedded.view import Buffer, Found, Searcher, View
+from deployments.similarity.embedded.view import Buffer, View
 from deployments.similarity.errors import IndexClosed, IndexDamaged, IndexUnwritable
 from deployments.similarity.settings import IndexSettings
 from deployments.similarity.spaces import Space, space_of

@@ -148,7 +148,8 @@ class GrowingTable:
         """(capacity,) of this moment; rows yet to come are alive."""
         return self._alive.copy()
 
-    def view(self) -> Table:
+    def view(self, alive: NDArray[np.bool_] | None = None) -> Table:
+        """The rows by now; alive: as `alive_now` gave, instead of what is alive from now on."""
         n = self.count
         return Table(
             self._seqs[:n],
@@ -158,7 +159,7 @@ class GrowingTable:
             self._content_types[:n],
             self._checksums[:n],
             self._rows.view(n),
-            self._alive[:n],
+            (self._alive if alive is None else alive)[:n],
         )
 
 
