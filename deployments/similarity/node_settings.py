@@ -93,7 +93,9 @@ class SimilaritySettings(Frozen):
     )
     max_matches: int = Field(20, ge=1, le=200, description="Matches given for one use.")
     shown_retention_h: float = Field(72.0, gt=0, description="How long what was shown is remembered.")
-    max_feeds: int = Field(64, ge=1, description="Feeds whose shown content is remembered, each in partitions.")
+    max_feeds: int = Field(
+        64, ge=1, description="Feeds remembered at a time; one whose content is past retention makes room."
+    )
     match_threads: int = Field(
         4, ge=1, description="Posts looked up for their verdict at a time; searches never take these threads."
     )

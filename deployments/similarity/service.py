@@ -59,7 +59,7 @@ class SimilarityService:
         damaged = self.partitions.damaged()
         sound = [key for key in self.partitions.keys_of() if key not in damaged]
         if sound:
-            with contextlib.suppress(IndexDamaged):  # a partition refuses alone: no news of the node
+            with contextlib.suppress(IndexDamaged, NotFound):  # it refuses alone, or is given up: no news of the node
                 self._look(sound[next(self._turns) % len(sound)])
 
     def maintain(self) -> None:

@@ -317,15 +317,60 @@ def test_what_is_not_indexed_can_be_shown_with_its_vectors_only(world: Similarit
 def test_feeds_have_plain_names_and_an_end(tmp_path: Path) -> None:
     world = service(tmp_path, max_feeds=2)
     for feed in ("one", "two", "one"):
-        world.shown.mark(whole("a"), feed, 1.0)
+        world.shown.mark(whole("a"), feed, time.time())
     with pytest.raises(InvalidInput, match="feeds"):
-        world.shown.mark(whole("a"), "three", 1.0)
+        world.shown.mark(whole("a"), "three", time.time())
     for bad in ("", "Home", "a.b", "x" * 40):
         with pytest.raises(InvalidInput):
-            world.shown.mark(whole("a"), bad, 1.0)
+            world.shown.mark(whole("a"), bad, time.time())
         with pytest.raises(InvalidInput):
-            world.shown.was(whole("a"), bad, 1.0)
+            world.shown.was(whole("a"), bad, time.time())
     world.close()
+
+
+def test_a_feed_that_showed_nothing_within_the_window_makes_room_for_another(tmp_path: Path) -> None:
+    world = service(tmp_path, max_feeds=2, shown_retention_h=1)
+    world.shown.mark(whole("a"), "stale", time.time() - 7200)
+    world.shown.mark(whole("a"), "lively", time.time() - 1800)
+    world.shown.mark(whole("a"), "new", time.time())
+    assert {key.language for key in world.partitions.keys_of(Bank.SHOWN)} == {"lively", "new"}
+    world.shown.mark(whole("b"), "lively", time.time())
+    world.close()
+
+
+def test_a_freed_feed_is_gone_from_the_disk_and_may_come_back(tmp_path: Path) -> None:
+    backend = MemoryBackend()
+    world = service(tmp_path, backend)
+    world.shown.mark(whole("a"), "home", time.time() - 7200)
+    world.shown.expire(time.time() - 3600)
+    assert world.partitions.keys_of() == []
+    assert backend.indexes == {}
+    assert shown(world, whole("a")) == []
+    world.shown.mark(whole("a"), "home", time.time())
+    assert shown(world, whole("a")) == ["a"]
+    world.close()
+    again = service(tmp_path, backend)
+    assert shown(again, whole("a")) == ["a"]
+    again.close()
+
+
+def test_what_is_shown_while_its_feed_is_freed_is_remembered(world: SimilarityService) -> None:
+    done = threading.Event()
+
+    def free() -> None:
+        while not done.is_set():
+            world.shown.expire(time.time() - 3600)
+
+    freeing = threading.Thread(target=free)
+    freeing.start()
+    try:
+        for _ in range(50):
+            world.shown.mark(whole("a"), "home", time.time())
+            assert shown(world, whole("a")) == ["a"]
+            world.contents.remove("a", Bank.SHOWN)
+    finally:
+        done.set()
+        freeing.join()
 
 
 def test_what_was_shown_starts_anew_with_a_new_encoder(world: SimilarityService) -> None:

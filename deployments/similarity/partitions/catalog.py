@@ -136,6 +136,11 @@ class Catalog:
                 raise PartitionConflict(f"{key} has no generation {number} that can be retired.")
             self._set_states((found, State.RETIRED))
 
+    def drop(self, key: PartitionKey) -> None:
+        """Give up every generation, the active one too: there is no such partition any more."""
+        with self._transaction():
+            self._set_states(*((generation, State.RETIRED) for generation in self._of(key) if generation.living))
+
     def mark_incomplete(self, key: PartitionKey, number: int) -> None:
         with self._transaction():
             for generation in self._of(key):

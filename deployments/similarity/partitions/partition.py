@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from deployments.runtime.errors import WrongEncoder
+from deployments.runtime.errors import NotFound, WrongEncoder
 from deployments.similarity.content import EncoderId, PartitionKey
 from deployments.similarity.errors import IndexDamaged
 from deployments.similarity.partitions.catalog import Generation, State
@@ -56,13 +56,16 @@ class Partition:
         self.generations = generations
         self.gate = Gate()
         self.changing = threading.Lock()  # held through a whole change of generations, slow parts included
+        self.gone = False  # it was given up whole; a write makes another one of this name
 
     def in_state(self, state: State) -> OpenGeneration | None:
         return next((opened for opened in self.generations if opened.generation.state is state), None)
 
     @property
     def active(self) -> OpenGeneration:
-        """Raises IndexDamaged where there is none: a catalog row was lost."""
+        """Raises IndexDamaged where there is none: a catalog row was lost. NotFound where it was given up."""
+        if self.gone:
+            raise NotFound(f"There is no partition {self.key}.", param="partition")
         active = self.in_state(State.ACTIVE)
         if active is None:
             raise IndexDamaged(f"Partition {self.key} is damaged: {self.damage}")

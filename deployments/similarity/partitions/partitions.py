@@ -64,9 +64,12 @@ class Partitions:
         """
         if not items:
             return
-        partition = self._partitions.get(key) or self._create(key, encoder, items)
-        with partition.gate.shared():
-            self._write(partition.written(encoder), lambda index: index.upsert(items))
+        while True:
+            partition = self._partitions.get(key) or self._create(key, encoder, items)
+            with partition.gate.shared():
+                if not partition.gone:  # given up between our look and our turn
+                    self._write(partition.written(encoder), lambda index: index.upsert(items))
+                    return
 
     def delete(self, key: PartitionKey, ids: Sequence[str]) -> int:
         """From every generation; how many the active one had. Raises NotFound, IndexDamaged."""
@@ -117,7 +120,7 @@ class Partitions:
     # --- what there is ---
 
     def infos(self) -> list[PartitionInfo]:
-        return [info_of(self._partitions[key], self._settings) for key in self.keys_of()]
+        return [info_of(partition, self._settings) for _, partition in sorted(self._partitions.items())]
 
     def info(self, key: PartitionKey) -> PartitionInfo:
         """Raises NotFound."""
@@ -125,7 +128,7 @@ class Partitions:
 
     def damaged(self) -> dict[PartitionKey, str]:
         """Partition -> why it refuses."""
-        reasons = {key: self._partitions[key].damage for key in self.keys_of()}
+        reasons = {key: partition.damage for key, partition in sorted(self._partitions.items())}
         return {key: reason for key, reason in reasons.items() if reason is not None}
 
     # --- generations ---
@@ -151,6 +154,23 @@ class Partitions:
     def retire(self, key: PartitionKey, number: int) -> None:
         """Give up a generation that is not active, and its data. Raises PartitionConflict, NotFound."""
         self._change(key, None, lambda: self._catalog.retire(key, number))
+
+    def drop_empty(self, key: PartitionKey) -> bool:
+        """Give the partition up, data and all, where no generation of it holds anything. Raises NotFound, IndexDamaged.
+
+        The next write makes it anew.
+        """
+        partition = self._partition(key)
+        with partition.changing:
+            with self._creating, partition.gate.alone():
+                if any(opened.index.count() for opened in partition.all()):
+                    return False
+                self._catalog.drop(key)
+                partition.gone, dropped, partition.generations = True, partition.generations, ()
+                self._partitions = {other: one for other, one in self._partitions.items() if other != key}
+            for opened in dropped:
+                self._generations.dispose(opened)
+        return True
 
     def restore(self, key: PartitionKey, spec: Spec, fill: Fill) -> Generation:
         """A generation out of a backup, live on return; what was live before, sound or damaged, is kept as previous.
@@ -238,6 +258,8 @@ class Partitions:
     def _begin(self, key: PartitionKey, spec: Spec, fill: Fill | None = None) -> Generation:
         partition = self._partition(key)
         with partition.changing:
+            if partition.gone:
+                raise NotFound(f"There is no partition {key}.", param="partition")
             if partition.in_state(State.BUILDING) is not None:
                 raise PartitionConflict(f"{key} has a generation that is being built: switch to it or retire it.")
             opened = self._generations.make(key, spec, State.BUILDING, fill)

@@ -74,6 +74,8 @@ class Contents:
             for key in self._partitions.keys_of(bank):
                 try:
                     removed += self._watched.delete(key, item_ids(id, key))
+                except NotFound:  # a feed's partition that was given up meanwhile
+                    continue
                 except ParakhError as error:
                     refused.append(error)
         _raise_first(refused)

@@ -1,13 +1,14 @@
 """Has a feed shown this, or the same under another id, within the last hours? A feed asks before it shows.
 
 Each feed has partitions of its own in the bank `shown`, named by the feed in the language's place, whose items are
-copies of what was shown with the time as `created_at`. They are forgotten after the retention, and start anew with a
-new encoder: what they hold is worth hours.
+copies of what was shown with the time as `created_at`. They are forgotten after the retention, a feed that has nothing
+left with its partitions, and start anew with a new encoder: what they hold is worth hours.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -85,11 +86,12 @@ class Shown:
         return MatchAnswer((*same, *told), {str(Use.SIMILAR): "; ".join(reasons)} if reasons else {})
 
     def expire(self, before: float) -> int:
-        """Forget what was shown before this time; how many items."""
+        """Forget what was shown before this time, and the feeds that showed nothing since; how many items."""
         forgotten = 0
         for key in self._watched.partitions.keys_of(Bank.SHOWN):
             try:
                 forgotten += self._expire(key, before)
+                self._watched.partitions.drop_empty(key)
             except (IndexDamaged, NotFound, WrongEncoder):
                 logger.warning("similarity: nothing was expired in %s", key)
         return forgotten
@@ -107,16 +109,21 @@ class Shown:
                 yield Entry(feed_key(feed, entry.key.modality), entry.encoder, items)
 
     def _room_for(self, feed: str) -> None:
-        feeds = {key.language for key in self._watched.partitions.keys_of(Bank.SHOWN)}
-        if feed not in feeds and len(feeds) >= self._settings.max_feeds:
+        if feed in (feeds := self._feeds()) or len(feeds) < self._settings.max_feeds:
+            return
+        self.expire(time.time() - 3600 * self._settings.shown_retention_h)  # some may have had their time since
+        if len(feeds := self._feeds()) >= self._settings.max_feeds:
             raise InvalidInput(f"There are {len(feeds)} feeds; no more are remembered.", param="feed")
+
+    def _feeds(self) -> set[str]:
+        return {key.language for key in self._watched.partitions.keys_of(Bank.SHOWN)}
 
     def _start_anew(self, entry: Entry) -> None:
         partitions = self._watched.partitions
         try:
             partitions.begin(entry.key, entry.encoder, len(entry.items[0].vector))
             partitions.switch(entry.key)
-        except PartitionConflict:  # another thread is doing it
+        except (PartitionConflict, NotFound):  # another thread is doing it, or gave the partition up
             logger.info("similarity: %s is starting anew already", entry.key)
         self._watched.upsert(entry.key, entry.encoder, entry.items, use="shown")
         for info in partitions.info(entry.key).generations:
