@@ -36,6 +36,7 @@ from deployments.similarity.partitions.listing import PartitionInfo
 from deployments.similarity.partitions.watched import SimilarityObserver
 from deployments.similarity.service import SimilarityService
 from deployments.similarity.settings import IndexSettings
+from deployments.similarity.uses.entries import check_own_content
 from deployments.similarity.uses.searching import SearchAnswer
 from deployments.similarity.values import Filter, Item
 
@@ -151,8 +152,10 @@ class SimilarityNode:
     # --- items of one partition ---
 
     async def upsert_items(self, partition: str, encoder: EncoderId, items: Sequence[Item]) -> None:
-        """All or none. The partition is made if there is none. Raises WrongEncoder."""
+        """All or none, each its own content. The partition is made if there is none. Raises WrongEncoder."""
         key = PartitionKey.parse(partition)
+        for item in items:
+            check_own_content(item.id, key)
         await self._write(lambda: self._service.watched.upsert(key, encoder, items, use="items"))
 
     async def delete_items(self, partition: str, ids: Sequence[str]) -> int:

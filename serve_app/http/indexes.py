@@ -16,7 +16,7 @@ from deployments.runtime.errors import InvalidInput, NotFound
 from deployments.runtime.values import ContentType
 from deployments.similarity.checks import check_id
 from deployments.similarity.content import ANY, PDQ_ENCODER, Bank, EncoderId, IndexedModality, PartitionKey
-from deployments.similarity.uses.entries import OWN
+from deployments.similarity.uses.entries import OWN, check_own_content
 from deployments.similarity.values import Item
 from serve_app.contents import primary_subtag
 from serve_app.http.auth import require, services_of
@@ -196,6 +196,7 @@ async def _check_there(services: Services, key: PartitionKey, encoder: EncoderId
 
 
 def _item(key: PartitionKey, item_id: str, asked: ItemFields) -> Item:
+    check_own_content(item_id, key)  # before the records are told of it
     if OWN in asked.attributes:
         raise InvalidInput(f"The attribute `{OWN}` is the index's own.", param="attributes")
     if asked.signature is not None:

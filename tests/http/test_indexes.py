@@ -16,6 +16,7 @@ from deployments.runtime.values import TextEmbedding
 from deployments.similarity.content import EncoderId
 from deployments.similarity.values import Item
 from serve_app.config import AppConfig
+from serve_app.reconciler import reconcile
 from tests.http.graph_of_fakes import Graph, graph_of, picture, true_node
 
 ITEMS = "/v1/indexes/posts.hi.image.visual/items"
@@ -160,6 +161,17 @@ async def test_a_first_vector_of_a_wrong_joint_dimension_makes_no_partition(
         assert "makes 6" in answer.json()["error"]["message"]
     assert (await graph.client.get("/v1/indexes")).json()["partitions"] == []
     assert (await graph.client.put(item, json={"vector": [1.0] * 6})).status_code == 200
+
+
+async def test_an_item_cannot_go_for_a_frames_signature_of_something_else(graph: Graph) -> None:
+    items = "/v1/indexes/posts.hi.image.pdq/items"
+    signature = "0123456789abcdef" * 4
+    answer = await graph.client.put(f"{items}/abc%235", json={"signature": signature})
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "id"), answer.text
+    assert (await graph.client.get("/v1/indexes")).json()["partitions"] == []
+    assert (await graph.client.put(f"{items}/abc%23five", json={"signature": signature})).status_code == 200
+    assert (await reconcile(graph.services)).clean
+    assert await graph.similarity.ids("posts") == ["abc#five"]
 
 
 async def test_an_unknown_partition_is_404(graph: Graph) -> None:

@@ -103,6 +103,16 @@ def candidate_id(item_id: str, key: PartitionKey) -> str:
     return head if key.modality == IndexedModality.PDQ and mark and head and number.isdecimal() else item_id
 
 
+def check_own_content(item_id: str, key: PartitionKey) -> None:
+    """An item put there by hand is its own content, by its id alone: `abc#5` would go for a signature of `abc`, be
+    removed with it, and be missed by itself. Raises InvalidInput.
+    """
+    if candidate_id(item_id, key) != item_id:
+        raise InvalidInput(
+            f"In {key} an id that ends in `#` and a number is a frame's signature: give it another.", param="id"
+        )
+
+
 def own(item: Item) -> Mapping[str, Any]:
     value = item.attributes.get(OWN)
     return value if isinstance(value, Mapping) else {}
