@@ -8,30 +8,20 @@ One deadline covers all of it. httpx is told a literal address, so that nothing 
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 
 import httpx
 
+from deployments.media.guarded_http import Resolver, exchange, system_resolver
 from deployments.media.settings import MediaSettings
 from deployments.media.url_guard import IPAddress, Target, check_addresses, next_target, parse_url
 from deployments.runtime.errors import FetchFailed, TooLarge
 
-Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
-"""(host, port) -> every address of the host, as text."""
+__all__ = ["Fetcher", "Resolver", "system_resolver"]
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_CONNECT_S = 5.0  # then the host's next address is tried
 _HEADERS = {"User-Agent": "parakh-media", "Accept": "*/*", "Accept-Encoding": "identity"}
-
-
-async def system_resolver(host: str, port: int) -> Sequence[str]:
-    try:
-        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (OSError, UnicodeError):
-        raise FetchFailed("The URL's host does not resolve.") from None
-    return [str(entry[4][0]) for entry in found]
 
 
 class Fetcher:
@@ -71,34 +61,9 @@ class Fetcher:
         raise FetchFailed(f"The media's server redirects more than {self._settings.max_redirects} times.")
 
     async def _get(self, target: Target, addresses: Sequence[IPAddress]) -> bytes | str:
-        """The body, or the Location of a redirect. Addresses are tried in order until one accepts a connection."""
-        for address in dict.fromkeys(addresses):
-            try:
-                return await self._get_from(target, address)
-            except (httpx.ConnectError, httpx.ConnectTimeout):
-                continue
-            except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError, OSError):
-                raise FetchFailed("The media's server broke off or did not speak proper HTTP.") from None
-        raise FetchFailed("The media's server cannot be reached.")
-
-    async def _get_from(self, target: Target, address: IPAddress) -> bytes | str:
-        literal = f"[{address}]" if address.version == 6 else str(address)
-        request = httpx.Request(
-            "GET",
-            httpx.URL(f"{target.scheme}://{literal}:{target.port}", raw_path=target.path.encode("ascii")),
-            headers={**_HEADERS, "Host": target.authority},
-            extensions={
-                "sni_hostname": target.host.rstrip("."),
-                "timeout": httpx.Timeout(self._settings.fetch_deadline_s, connect=_CONNECT_S).as_dict(),
-            },
-        )
-        async with self._transport() as transport:  # fresh: no cookies, no kept connection, no proxy
-            response = await transport.handle_async_request(request)
-            response.request = request
-            try:
-                return await self._read(response)
-            finally:
-                await response.aclose()
+        """The body, or the Location of a redirect. A fresh transport each time: no cookies, no kept connection."""
+        deadline_s = self._settings.fetch_deadline_s
+        return await exchange(self._transport, target, addresses, self._read, headers=_HEADERS, timeout_s=deadline_s)
 
     async def _read(self, response: httpx.Response) -> bytes | str:
         if response.status_code in _REDIRECTS:

@@ -11,12 +11,13 @@ import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 from urllib.parse import urljoin, urlsplit
 
-from deployments.media.settings import MediaSettings
 from deployments.runtime.errors import UrlRefused
 
 IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
+IPNetwork = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
 _MAX_URL = 8192
@@ -41,6 +42,18 @@ _NEVER = tuple(
 )
 
 
+class UrlRules(Protocol):
+    """Where a URL may lead, beside the addresses; the media's settings are such."""
+
+    @property
+    def allowed_hosts(self) -> Sequence[str]:
+        """Empty: any."""
+        ...
+
+    @property
+    def allowed_ports(self) -> Sequence[int]: ...
+
+
 @dataclass(frozen=True)
 class Target:
     """A URL taken apart once; the request is built from these and never from the text again."""
@@ -61,7 +74,7 @@ class Target:
         return f"{self.scheme}://{self.authority}{self.path}"
 
 
-def parse_url(url: str, settings: MediaSettings) -> Target:
+def parse_url(url: str, rules: UrlRules) -> Target:
     """Raises UrlRefused for anything but a plain http(s) URL with an allowed port and host."""
     if len(url) > _MAX_URL or _FORBIDDEN.search(url):
         raise UrlRefused("The URL is too long or holds white space, control characters or a backslash.")
@@ -75,10 +88,10 @@ def parse_url(url: str, settings: MediaSettings) -> Target:
     if "@" in parts.netloc:
         raise UrlRefused("A URL with a user name or password is not fetched.")
     port = DEFAULT_PORTS[scheme] if port is None else port
-    if port not in settings.allowed_ports:
+    if port not in rules.allowed_ports:
         raise UrlRefused(f"Port {port} is not allowed.")
     host = _ascii_host(host or "")
-    if settings.allowed_hosts and not _listed(host, settings.allowed_hosts):
+    if rules.allowed_hosts and not _listed(host, rules.allowed_hosts):
         raise UrlRefused("The URL's host is not on the list of allowed hosts.")
     return Target(scheme, host, port, _path(parts.path, parts.query))
 
@@ -112,20 +125,21 @@ def _path(path: str, query: str) -> str:
     return "".join(c if c.isascii() else "".join(f"%{byte:02X}" for byte in c.encode("utf-8", "replace")) for c in text)
 
 
-def next_target(current: Target, location: str, settings: MediaSettings) -> Target:
+def next_target(current: Target, location: str, rules: UrlRules) -> Target:
     """Where a redirect leads, checked like a first URL; never from https to http."""
     try:
         url = urljoin(current.url, location)
     except ValueError:
         raise UrlRefused("The media's server redirects to a malformed URL.") from None
-    target = parse_url(url, settings)
+    target = parse_url(url, rules)
     if current.scheme == "https" and target.scheme == "http":
         raise UrlRefused("The media's server redirects from https to http.")
     return target
 
 
-def check_addresses(answers: Sequence[str]) -> list[IPAddress]:
-    """Every address a host resolves to must be public: one that is not refuses them all. Raises UrlRefused."""
+def check_addresses(answers: Sequence[str], private: Sequence[IPNetwork] = ()) -> list[IPAddress]:
+    """Every address a host resolves to must be public, or in one of the `private` networks that the operator allowed:
+    one that is not refuses them all. Raises UrlRefused."""
     if not answers:
         raise UrlRefused("The URL's host has no address.")
     addresses = []
@@ -134,10 +148,14 @@ def check_addresses(answers: Sequence[str]) -> list[IPAddress]:
             address = ipaddress.ip_address(answer)
         except ValueError:
             raise UrlRefused() from None
-        if not is_public(address):
+        if not is_public(address) and not in_networks(address, private):
             raise UrlRefused()
         addresses.append(address)
     return addresses
+
+
+def in_networks(address: IPAddress, networks: Sequence[IPNetwork]) -> bool:
+    return any(address in network for network in networks if network.version == address.version)
 
 
 def is_public(address: IPAddress) -> bool:
@@ -147,7 +165,7 @@ def is_public(address: IPAddress) -> bool:
             return False
         if address.ipv4_mapped is not None:
             return is_public(address.ipv4_mapped)
-    if any(address in network for network in _NEVER if network.version == address.version):
+    if in_networks(address, _NEVER):
         return False
     refused = (
         address.is_multicast

@@ -172,3 +172,11 @@ def test_redirects_are_checked_like_first_urls() -> None:
     for location in bad:
         with pytest.raises(UrlRefused):
             next_target(secure, location, SETTINGS)
+
+
+def test_a_private_network_must_be_allowed_by_name_and_never_opens_another() -> None:
+    networks = [ipaddress.ip_network("10.1.0.0/16"), ipaddress.ip_network("fd00::/8")]
+    assert [str(a) for a in check_addresses(["10.1.2.3", "fd00::1"], networks)] == ["10.1.2.3", "fd00::1"]
+    for answers in (["10.2.0.1"], ["127.0.0.1"], ["10.1.2.3", "10.2.0.1"], ["::ffff:10.1.2.3"]):
+        with pytest.raises(UrlRefused):
+            check_addresses(answers, networks)
