@@ -21,6 +21,7 @@ from serve_app.nodes import encoder_cards
 from serve_app.pipeline import Pipeline
 from serve_app.records import Records
 from serve_app.records.references import FloodLimit
+from serve_app.streams.judging import ClipJudge
 
 
 class OpenDoorRefused(Exception):
@@ -60,6 +61,8 @@ class IngressDeployment:
             fetch_media=self._nodes.fetch,
             index=self._nodes.similarity,
             indexing=indexing,
+            clips=ClipJudge(self._nodes, policy, config.streams.cut) if config.streams.enabled else None,
+            stream_windows=policy.streams.windows,
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:

@@ -34,6 +34,7 @@ from deployments.runtime.errors import (
     UndecodableMedia,
 )
 from deployments.runtime.values import (
+    ContentType,
     Embeddings,
     Modality,
     ModalityStatus,
@@ -59,6 +60,7 @@ from serve_app.verdicts import Judged, judged_verdict, known_bad_verdict, langua
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+NO_TIME = "left out: the post's deadline was near"
 
 
 class Pipeline:
@@ -93,9 +95,11 @@ class Pipeline:
         *,
         deadline_s: float | None = None,
         wait_for_nodes: bool = False,
+        without: frozenset[Modality] = frozenset(),
     ) -> Judgement:
         """Judge one post. With `wait_for_nodes` a node that is down raises, instead of its modality or the search
-        for matches being left out: for callers that can try again later.
+        for matches being left out: for callers that can try again later. `without`: modalities there is no time for;
+        of a video or gif its frames are left out, where its sound or caption can be judged.
 
         Raises:
             TooLarge, UnsupportedMedia, UrlRefused, FetchFailed: the media was refused at the door.
@@ -107,7 +111,7 @@ class Pipeline:
         """
         try:
             async with asyncio.timeout(deadline_s):
-                return await self._judge(post, media, wait_for_nodes)
+                return await self._judge(post, media, wait_for_nodes, without)
         except TimeoutError:
             raise DeadlineExceeded from None
 
@@ -150,7 +154,9 @@ class Pipeline:
         """`clip-text` is known once it was asked."""
         return self._dimensions.get(node) or None
 
-    async def _judge(self, post: Post, media: MediaSource | None, wait_for_nodes: bool) -> Judgement:
+    async def _judge(
+        self, post: Post, media: MediaSource | None, wait_for_nodes: bool, without: frozenset[Modality]
+    ) -> Judgement:
         caption = (post.caption or "").strip()
         if media is None and not caption:
             raise InvalidInput("The post has neither media nor a caption to judge.", param="caption")
@@ -161,7 +167,7 @@ class Pipeline:
             return Judgement(known_bad_verdict(self._policy, post, caption, known.listed, known.sha256))
         if known.original is not None and self._same_models(known.original):
             return self._reused(post, known.original)
-        judged = await self._encode(media, caption, wait_for_nodes)
+        judged = await self._encode(media, caption, wait_for_nodes, without)
         if judged.listed:
             sha256 = judged.media.sha256 if judged.media else None
             return Judgement(known_bad_verdict(self._policy, post, caption, judged.listed, sha256))
@@ -182,8 +188,14 @@ class Pipeline:
             return Known()
         return await self._lookup.known(post, media.data, self._policy.version)
 
-    async def _encode(self, media: MediaSource | None, caption: str, wait_for_nodes: bool) -> Judged:
-        judged = Judged()
+    async def _encode(
+        self,
+        media: MediaSource | None,
+        caption: str,
+        wait_for_nodes: bool,
+        without: frozenset[Modality] = frozenset(),
+    ) -> Judged:
+        judged = Judged(without=without)
         async with _together() as judging:
             judging.create_task(self._judge_media(media, judged, bool(caption)))
             judging.create_task(self._judge_text(caption, judged))
@@ -231,11 +243,15 @@ class Pipeline:
         judged.statuses[Modality.VISUAL] = decoded.media.visual
         judged.statuses[Modality.AUDIO] = decoded.media.audio
         async with _together() as judging:
-            judging.create_task(self._judge_frames(decoded, judged))
+            judging.create_task(self._judge_frames(decoded, judged, has_text))
             judging.create_task(self._judge_sound(decoded, judged))
 
-    async def _judge_frames(self, decoded: Decoded, judged: Judged) -> None:
+    async def _judge_frames(self, decoded: Decoded, judged: Judged, has_text: bool) -> None:
         if decoded.frames is None:
+            return
+        moving = decoded.media.content_type in (ContentType.VIDEO, ContentType.GIF)
+        if Modality.VISUAL in judged.without and moving and (has_text or decoded.sound is not None):
+            judged.statuses[Modality.VISUAL] = ModalityStatus(Status.SKIPPED, reason=NO_TIME)
             return
         frames = await self._encoded(
             "clip", Modality.VISUAL, judged, lambda: self._nodes.encode_frames(decoded.frames), decoded.media.visual

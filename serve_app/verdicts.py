@@ -46,6 +46,7 @@ NOT_JUDGED = "not judged: its bytes stand on a list of known-bad content"
 class Judged:
     """What is known of one post while it passes through."""
 
+    without: frozenset[Modality] = frozenset()  # what there is no time for
     listed: list[MatchReport] = field(default_factory=list)  # entries of hash lists that its bytes stand on
     unlisted: ParakhError | None = None  # why the hash lists could not be asked about bytes that came by URL
     media: DecodedMedia | None = None

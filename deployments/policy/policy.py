@@ -288,9 +288,12 @@ def _reason(what: str, score: float, action: Action, limit: float, tag: str | No
 
 
 def _failures(modalities: Mapping[Modality, ModalityStatus]) -> str:
-    failed = [(name, status) for name, status in modalities.items() if status.status is Status.FAILED]
+    unseen = (Status.FAILED, Status.SKIPPED)
+    failed = [(name, status) for name, status in modalities.items() if status.status in unseen]
     parts = [
-        f"{name.value} could not be judged" + (f" ({s.reason.rstrip('.')})" if s.reason else "") for name, s in failed
+        f"{name.value} {'could not be' if s.status is Status.FAILED else 'was not'} judged"
+        + (f" ({s.reason.rstrip('.')})" if s.reason else "")
+        for name, s in failed
     ]
     return " and ".join(parts)
 

@@ -36,6 +36,7 @@ class Status(StrEnum):
     PARTIAL = "partial"  # media broke off in mid-decode, or only a part was looked at
     MISSING = "missing"  # the post has no such modality
     FAILED = "failed"  # the post has it, and it could not be judged
+    SKIPPED = "skipped"  # the post has it, and there was no time to judge it
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from serve_app.http import (
     references,
     search,
     shown,
+    streams,
 )
 from serve_app.http.health import Readiness
 from serve_app.http.intake import Intake
@@ -32,7 +33,7 @@ from serve_app.http.services import Services
 from serve_app.index_worker import IndexWorker
 from serve_app.jobs_worker import JobWorker
 
-NOUNS = (moderations, embeddings, posts, search, indexes, references, hash_lists, shown, health)
+NOUNS = (moderations, embeddings, posts, search, indexes, references, hash_lists, shown, streams, health)
 DESCRIPTION = "Moderates posts: seven categories with evidence, from picture, sound and text."
 
 

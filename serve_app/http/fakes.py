@@ -51,6 +51,7 @@ class FakeModerator:
         *,
         deadline_s: float | None = None,
         wait_for_nodes: bool = False,
+        without: frozenset[Modality] = frozenset(),
     ) -> Judgement:
         self.moderated.append((post, media))
         self.waited.append(wait_for_nodes)

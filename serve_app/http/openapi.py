@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from serve_app.http import search_schemas
 from serve_app.http.schemas import EmbeddingRequest, ModerationRequest, PostRequest
+from serve_app.http.stream_schemas import ClipRequest
 
 _REQUESTS: tuple[type[BaseModel], ...] = (
     EmbeddingRequest,
@@ -26,6 +27,7 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
     search_schemas.ReferenceBatchRequest,
     search_schemas.ShownMark,
     search_schemas.ShownCheck,
+    ClipRequest,
 )
 _REFERENCE = "#/components/schemas/{model}"
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from deployments.runtime.values import Embeddings, NodeStatus, TextEmbedding
+from deployments.runtime.values import Embeddings, Modality, NodeStatus, TextEmbedding
 from deployments.similarity.content import Content
 from serve_app.http.settings import HttpSettings
 from serve_app.judgement import Judgement
@@ -15,6 +15,8 @@ from serve_app.posts import MediaSource, ModelReport, Post, Verdict
 from serve_app.records import Records
 from serve_app.similarity import Similarity, SimilarityOff
 from serve_app.similarity_settings import IndexingSettings
+from serve_app.streams.errors import StreamsOff
+from serve_app.streams.intake import ClipModerator, StreamIntake
 
 
 class Moderator(Protocol):
@@ -38,8 +40,10 @@ class Moderator(Protocol):
         *,
         deadline_s: float | None = None,
         wait_for_nodes: bool = False,
+        without: frozenset[Modality] = frozenset(),
     ) -> Judgement:
-        """With `wait_for_nodes` NodeUnavailable rather than a verdict without a modality whose node is down."""
+        """With `wait_for_nodes` NodeUnavailable rather than a verdict without a modality whose node is down; `without`
+        leaves out modalities there is no time for."""
         ...
 
     async def describe(self, post: Post, media: MediaSource | None) -> Content:
@@ -75,6 +79,16 @@ class Services:
     fetch_media: Callable[[str], Awaitable[bytes]] | None = None  # guarded fetch; None refuses image URLs to embed
     index: Similarity | None = None  # None: runs without similarity search
     indexing: IndexingSettings = field(default_factory=IndexingSettings)
+
+    clips: ClipModerator | None = None  # None: runs without livestream audio
+    stream_windows: int = 5  # how many windows of a stream an answer shows
+
+    @property
+    def streams(self) -> StreamIntake:
+        """Raises StreamsOff."""
+        if self.clips is None:
+            raise StreamsOff
+        return StreamIntake(self.clips, self.records.streams)
 
     @property
     def similarity(self) -> Similarity:

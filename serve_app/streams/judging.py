@@ -54,34 +54,30 @@ class ClipJudge:
             UrlRefused, FetchFailed: of a URL.
             NodeUnavailable, Overloaded, ModelError: the graph's state; DeadlineExceeded: `deadline_s` passed.
         """
-        return (await self._within(deadline_s, self._judged(clip, sound, pcm, cut=None)))[0]
-
-    async def judge_piece(
-        self, piece: Clip, sound: MediaSource, *, pcm: Pcm | None = None, deadline_s: float | None = None
-    ) -> list[ClipResult]:
-        """Sound of any length that begins at `piece.start_s` and ended at `piece.created_at`, clip by clip.
-
-        Raises as `judge`.
-        """
-        return await self._within(deadline_s, self._judged(piece, sound, pcm, cut=self._cut))
-
-    async def _within(self, deadline_s: float | None, work: Awaitable[T]) -> T:
         try:
             async with asyncio.timeout(deadline_s):
-                return await work
+                (one,) = await self.windows(clip, sound, pcm, whole=True)
+                return await self.score(*one)
         except TimeoutError:
             raise DeadlineExceeded from None
 
-    async def _judged(
-        self, piece: Clip, source: MediaSource, pcm: Pcm | None, cut: SoundCut | None
-    ) -> list[ClipResult]:
-        began = time.perf_counter()
-        windows = await self._windows(source, pcm, cut)
-        decoded_s = time.perf_counter() - began
+    async def windows(
+        self, piece: Clip, sound: MediaSource, pcm: Pcm | None = None, *, whole: bool
+    ) -> list[tuple[Clip, SoundWindow]]:
+        """Sound that begins at `piece.start_s` and ended at `piece.created_at` as clips: one, or as many as it takes.
+
+        Raises as `judge`.
+        """
+        windows = await self._windows(sound, pcm, None if whole else self._cut)
         end_s = max(window.start_s + window.duration_s for window in windows)
-        clips = [_clip_of(piece, window, end_s) for window in windows]
-        judging = (self._classified(clip, window, decoded_s) for clip, window in zip(clips, windows, strict=True))
-        return list(await _all(judging))
+        return [(_clip_of(piece, window, end_s), window) for window in windows]
+
+    async def score(self, clip: Clip, window: SoundWindow) -> ClipResult:
+        """Raises as `judge`."""
+        began = time.perf_counter()
+        scores = await _retried(lambda: self._nodes.classify_sound(window.sound, clip.language))
+        timings_s = {"wav2vec2": round(time.perf_counter() - began, 4)}
+        return _result(clip, window, scores, self._policy.version, timings_s)
 
     async def _windows(self, source: MediaSource, pcm: Pcm | None, cut: SoundCut | None) -> list[SoundWindow]:
         data = source.data if source.url is None else await _retried(lambda: self._nodes.fetch(source.url or ""))
@@ -94,12 +90,6 @@ class ClipJudge:
         if cut is None:
             return [await asyncio.to_thread(sound_window, samples)]
         return await asyncio.to_thread(cut_windows, samples, cut.window_s, cut.overlap_s)
-
-    async def _classified(self, clip: Clip, window: SoundWindow, decoded_s: float) -> ClipResult:
-        began = time.perf_counter()
-        scores = await _retried(lambda: self._nodes.classify_sound(window.sound, clip.language))
-        timings_s = {"media": round(decoded_s, 4), "wav2vec2": round(time.perf_counter() - began, 4)}
-        return _result(clip, window, scores, self._policy.version, timings_s)
 
 
 def _clip_of(piece: Clip, window: SoundWindow, end_s: float) -> Clip:
@@ -144,16 +134,6 @@ async def _off_loop(data: bytes, pcm: Pcm | None) -> Samples | None:
     if pcm is not None:
         return await asyncio.to_thread(read_pcm, data, pcm)
     return await asyncio.to_thread(read_wav, data) if data[:4] == b"RIFF" else None
-
-
-async def _all(work: Any) -> list[ClipResult]:
-    """Side by side; the first error comes out as itself and cancels the rest."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one) for one in work]
-    except ExceptionGroup as errors:
-        raise errors.exceptions[0] from None
-    return [task.result() for task in tasks]
 
 
 async def _retried(call: Callable[[], Awaitable[T]]) -> T:

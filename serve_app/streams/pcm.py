@@ -56,9 +56,8 @@ def read_pcm(data: bytes, pcm: Pcm) -> Samples | None:
         raise InvalidInput("The clip holds samples that are not finite numbers.")
     if pcm.rate_hz != SAMPLE_RATE_HZ or pcm.channels != 1:
         return None
-    if pcm.format == "f32le":
-        return np.clip(samples, -1.0, 1.0).astype(np.float32)
-    scaled: Samples = samples.astype(np.float32) / np.float32(32768.0)
+    scale = np.float32(1.0 if pcm.format == "f32le" else 32768.0)
+    scaled: Samples = np.clip(samples.astype(np.float32) / scale, np.float32(-1.0), np.float32(1.0))
     return scaled
 
 
