@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 from zipfile import BadZipFile
@@ -20,6 +21,8 @@ from deployments.similarity.values import FrameVectors
 
 Arrays = Mapping[str, NDArray[Any]]
 _HEADER = "header"
+_DAMAGES = (KeyError, TypeError, AttributeError, OSError, EOFError, BadZipFile, zlib.error, RuntimeError, MemoryError)
+"""What numpy and zipfile raise, beside ValueError, for bytes with some of them changed."""
 
 
 def to_bytes(content: Content) -> bytes:
@@ -45,7 +48,7 @@ def from_bytes(data: bytes) -> Content:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
             return _content({name: arrays[name] for name in arrays.files})
-    except (KeyError, OSError, EOFError, BadZipFile) as error:
+    except _DAMAGES as error:
         raise ValueError("not the content of a post") from error
 
 

@@ -1,7 +1,9 @@
 """Tells the index what the records say it must be told: claim -> index, copy or remove -> finish; beside the server.
 
 Any number of workers in any number of processes share the jobs. Each job is idempotent, so one that is done twice
-changes nothing; one that fails is tried again, with growing pauses, for ever: the index must follow.
+changes nothing; one that fails is tried again, with growing pauses, for ever: the index must follow. What the index
+refuses is not tried again. A worker that took longer than `busy_s` may have been overtaken, by an erasure for instance:
+what it wrote is set right at once.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ class OriginalNotIndexed(Exception):
 class IndexWorker:
     def __init__(self, records: Records, similarity: Similarity, settings: IndexingSettings) -> None:
         self._jobs = records.index_jobs
+        self._reconciling = records.reconciling
         self._similarity = similarity
         self._settings = settings
         self._loop: asyncio.Task[None] | None = None
@@ -54,7 +57,9 @@ class IndexWorker:
         """Do what is due now; returns how many jobs were claimed."""
         jobs = await self._jobs.claim(self._settings.batch, self._settings.busy_s)
         if jobs:
-            await self._jobs.finish([job for done in await asyncio.gather(*self._groups(jobs)) for job in done])
+            done = [job for group in await asyncio.gather(*self._groups(jobs)) for job in group]
+            for job in await self._jobs.finish(done):
+                await self._overtaken(job)
         return len(jobs)
 
     async def _run(self) -> None:
@@ -102,12 +107,19 @@ class IndexWorker:
         """What may pass is tried again; what the index refuses is over."""
         if isinstance(error, InvalidInput):
             log.error("index job %s of %s %r is given up: %s", job.op, job.bank, job.id, error)
-            return [job]
+            if not await self._jobs.fail(job, str(error)):
+                await self._overtaken(job)
+            return []
         if not isinstance(error, ParakhError | OriginalNotIndexed):
             log.error("index job %s of %s %r failed", job.op, job.bank, job.id, exc_info=error)
         pause_s = min(self._settings.retry_max_s, self._settings.retry_base_s * 2 ** min(job.attempts - 1, 20))
-        await self._jobs.retry(job, type(error).__name__, pause_s)
+        if not await self._jobs.retry(job, type(error).__name__, pause_s):
+            await self._overtaken(job)
         return []
+
+    async def _overtaken(self, job: IndexJob) -> None:
+        log.warning("index job %s of %s %r took so long that another worker was faster", job.op, job.bank, job.id)
+        await self._reconciling.settle(job.bank, job.id)
 
     async def _perform(self, job: IndexJob) -> None:
         if job.op == "remove":
@@ -115,7 +127,7 @@ class IndexWorker:
             if job.bank == Bank.POSTS:  # what feeds showed are copies of its vectors
                 await self._similarity.remove(job.id, Bank.SHOWN)
         elif job.content is None:
-            log.error("index job %s of %s %r has no content", job.op, job.bank, job.id)
+            raise InvalidInput("The job has no content.")
         elif job.op == "copy" and job.source_id is not None:
             if not await self._similarity.copy(job.source_id, job.content, job.bank):
                 # its original may still wait in the queue; where it is gone, the reconciler embeds the media again

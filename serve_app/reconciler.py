@@ -4,7 +4,8 @@
                           media, or told where that is gone
     too much in the index: removed, unless it was brought from outside
 
-What a job still waits for is left to that job. Two databases that were torn apart by a crash meet again here.
+What a job still waits for is left to that job, and what the index refused waits for other content. Two databases that
+were torn apart by a crash meet again here.
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ async def _ids(pages: Pages) -> AsyncIterator[str]:
 
 async def _tell_again(services: Services, bank: str, id_: str, found: Reconciliation) -> bool:
     store = services.records.reconciling
+    if not await store.may_be_told_again(bank, id_):
+        return False
     if bank != Bank.POSTS:
         return await store.tell_again(bank, id_)
     try:

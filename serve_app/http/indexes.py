@@ -52,13 +52,15 @@ PathItemId = Annotated[ItemId, Path(description="The item's id; one with a slash
 async def list_indexes(request: Request) -> IndexesBody:
     """Every partition with its size, memory, recall estimate and age, and what the index is still to be told."""
     services = services_of(request)
-    partitions, (waiting, oldest), reused = await asyncio.gather(
-        services.similarity.partitions(), services.records.index_jobs.waiting(), services.records.posts.reused()
+    jobs = services.records.index_jobs
+    partitions, (waiting, oldest), failed, reused = await asyncio.gather(
+        services.similarity.partitions(), jobs.waiting(), jobs.failed(), services.records.posts.reused()
     )
     return IndexesBody(
         partitions=[_partition(stats) for stats in partitions],
         waiting_jobs=waiting,
         oldest_waiting=oldest,
+        failed_jobs=failed,
         reused_verdicts=reused,
     )
 

@@ -146,6 +146,7 @@ class IndexesBody(Shape):
     partitions: list[PartitionBody]
     waiting_jobs: int = Field(description="Posts, references and list entries that the index is still to be told of.")
     oldest_waiting: datetime | None
+    failed_jobs: int = Field(description="Those that the index refused, or that cannot be read: the log says why.")
     reused_verdicts: int = Field(description="Exact re-uploads that no encoder had to run for.")
 
 

@@ -2,14 +2,17 @@
 
 One row for each item: the last word on it. A worker claims a row by moving its `available_at` past the time it may
 take; a row that was replaced meanwhile has another token, so that finishing the old word leaves the new one standing.
-A word that is replaced while a worker has it waits until that worker is done: the two never overtake each other.
+A word that is replaced while a worker has it waits until that worker is done, or counts as dead. One that only seemed
+dead is told when it is done after all that it was overtaken: what it wrote may be older than what stands.
+A word that the index refuses, or that cannot be read, stays as failed, with its reason, until another is said.
 """
 
 from __future__ import annotations
 
+import logging
 import secrets
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Select, func, select
 from sqlalchemy.orm import Session
@@ -21,7 +24,10 @@ from serve_app.records.engine import Database
 from serve_app.records.similarity_tables import IndexJobRow
 from serve_app.similarity import IndexJob
 
+log = logging.getLogger(__name__)
 _BUSY = "busy"  # stands in `error` while a worker has the row
+_UNREADABLE = "unreadable: "
+_NEVER = datetime(9999, 1, 1, tzinfo=UTC)  # `available_at` of what failed
 
 
 def add(
@@ -52,52 +58,75 @@ class IndexJobStore:
         self._database = database
 
     async def claim(self, limit: int, busy_s: float) -> list[IndexJob]:
-        """The oldest jobs that wait, or whose worker took longer than `busy_s`."""
+        """The oldest jobs that wait, or whose worker took longer than `busy_s`. One that cannot be read fails alone."""
 
         def work(session: Session) -> list[IndexJob]:
             rows = list(session.scalars(_due(limit).with_for_update(skip_locked=True)))
             for row in rows:
                 row.available_at = leases.now() + timedelta(seconds=busy_s)
                 row.attempts, row.error = row.attempts + 1, _BUSY
-            return [_job(row) for row in rows]
+            return [job for row in rows if (job := _read(row)) is not None]
 
         if await self._database.read(lambda session: session.scalars(_due(1)).first()) is None:
             return []  # an empty queue costs no writer's turn
         return await self._database.write(work)
 
-    async def finish(self, jobs: Sequence[IndexJob]) -> None:
-        """Done: but for those that were replaced meanwhile, which are due now."""
+    async def finish(self, jobs: Sequence[IndexJob]) -> list[IndexJob]:
+        """Done: but for those that were replaced meanwhile, which are due now. Those that were overtaken: another
+        worker did the same or a later word, before this one or after.
+        """
 
-        def work(session: Session) -> None:
+        def work(session: Session) -> list[IndexJob]:
+            overtaken = []
             for job in jobs:
                 row = session.get(IndexJobRow, (job.bank, job.id), with_for_update=True)
-                if row is not None and row.token == job.token:
+                if row is None:
+                    overtaken.append(job)
+                elif row.token == job.token:
                     session.delete(row)
-                elif row is not None:
+                else:
                     row.available_at, row.error = leases.now(), None
+            return overtaken
 
-        if jobs:
-            await self._database.write(work)
+        return await self._database.write(work) if jobs else []
 
-    async def retry(self, job: IndexJob, reason: str, pause_s: float) -> None:
-        def work(session: Session) -> None:
+    async def retry(self, job: IndexJob, reason: str, pause_s: float) -> bool:
+        """False where it was overtaken."""
+        return await self._put_off(job, reason, leases.now() + timedelta(seconds=pause_s))
+
+    async def fail(self, job: IndexJob, reason: str) -> bool:
+        """It is not tried again until another word is said. False where it was overtaken."""
+        return await self._put_off(job, reason, _NEVER)
+
+    async def _put_off(self, job: IndexJob, reason: str, until: datetime) -> bool:
+        def work(session: Session) -> bool:
             row = session.get(IndexJobRow, (job.bank, job.id), with_for_update=True)
             if row is not None:
                 same = row.token == job.token
-                row.available_at = leases.now() + timedelta(seconds=pause_s if same else 0)
-                row.error = reason if same else None
+                row.available_at, row.error = (until, reason) if same else (leases.now(), None)
+            return row is not None
 
-        await self._database.write(work)
+        return await self._database.write(work)
 
     async def waiting(self) -> tuple[int, datetime | None]:
         """How many, and since when the oldest does."""
-        query = select(func.count(), func.min(IndexJobRow.created_at))
+        query = select(func.count(), func.min(IndexJobRow.created_at)).where(IndexJobRow.available_at < _NEVER)
 
         def work(session: Session) -> tuple[int, datetime | None]:
             count, oldest = session.execute(query).one()
             return count, oldest
 
         return await self._database.read(work)
+
+    async def failed(self) -> int:
+        """Those that are not tried again."""
+        query = select(func.count()).where(IndexJobRow.available_at >= _NEVER)
+        return await self._database.read(lambda session: session.scalar(query) or 0)
+
+
+def may_be_told_again(row: IndexJobRow | None) -> bool:
+    """Nothing is said about it, or what was said cannot be read. What the index refused it would refuse again."""
+    return row is None or (row.error or "").startswith(_UNREADABLE)
 
 
 def _due(limit: int) -> Select[IndexJobRow]:
@@ -107,6 +136,15 @@ def _due(limit: int) -> Select[IndexJobRow]:
         .order_by(IndexJobRow.available_at)
         .limit(limit)
     )
+
+
+def _read(row: IndexJobRow) -> IndexJob | None:
+    try:
+        return _job(row)
+    except ValueError as error:
+        log.error("index job %s of %s %r cannot be read: %s", row.op, row.bank, row.item_id, error)
+        row.available_at, row.error = _NEVER, f"{_UNREADABLE}{error}"
+        return None
 
 
 def _job(row: IndexJobRow) -> IndexJob:

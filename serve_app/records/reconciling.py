@@ -52,7 +52,7 @@ class ReconcileStore:
 
         def work(session: Session) -> bool:
             self._lock(session, bank, id_)
-            if session.get(IndexJobRow, (bank, id_)) is not None:
+            if not index_jobs.may_be_told_again(session.get(IndexJobRow, (bank, id_))):
                 return False
             found = _content(session, bank, id_, content)
             if found is not None:
@@ -60,6 +60,29 @@ class ReconcileStore:
             return found is not None
 
         return await self._database.write(work)
+
+    async def may_be_told_again(self, bank: str, id_: str) -> bool:
+        """False where a job is about it already: one that waits, or one that the index refused."""
+        return await self._database.read(
+            lambda session: index_jobs.may_be_told_again(session.get(IndexJobRow, (bank, id_)))
+        )
+
+    async def settle(self, bank: str, id_: str) -> None:
+        """A worker was overtaken: the index may hold what it wrote in place of what came later. The last word is said
+        once more where the records have it; a post's own is left to reconciliation.
+        """
+
+        def work(session: Session) -> None:
+            self._lock(session, bank, id_)
+            if session.get(IndexJobRow, (bank, id_)) is not None:
+                return
+            if not _is_expected(session, bank, id_):
+                if session.get(ExternalItemRow, (bank, id_)) is None:
+                    index_jobs.add(session, "remove", bank, id_)
+            elif bank != Bank.POSTS:
+                index_jobs.add(session, "index", bank, id_, content=_content(session, bank, id_, None))
+
+        await self._database.write(work)
 
     async def remove(self, bank: str, id_: str) -> bool:
         """A job for what is too much. False where it belongs there, or a job is about it already."""

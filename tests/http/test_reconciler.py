@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deployments.runtime.errors import InvalidInput
 from deployments.similarity.content import Content
 from serve_app.config import AppConfig
+from serve_app.index_worker import IndexWorker
 from serve_app.posts import MediaSource
 from serve_app.reconciler import differences, reconcile
-from tests.http.graph_of_fakes import Graph, graph_of, picture, true_node
+from tests.http.graph_of_fakes import INDEXING, Graph, graph_of, picture, true_node
 
 
 @pytest.fixture(params=["fake", "node"])
@@ -111,6 +114,39 @@ async def test_what_known_bad_content_never_had_is_not_missing(graph: Graph) -> 
     await graph.client.post("/v1/hash-lists/bad", content=hashlib.md5(picture(1)).hexdigest())
     await graph.post("p1", picture(1))
     assert (await reconcile(graph.services)).clean
+
+
+async def test_what_the_index_refused_is_not_embedded_again_every_hour(graph: Graph) -> None:
+    await graph.post("p1", picture(1))
+    graph.fake.errors = [InvalidInput("the index takes no such vector")]
+    await graph.settle()
+    encoded = graph.nodes.encoded
+    assert (await reconcile(graph.services)).clean
+    assert (graph.nodes.encoded, graph.fake.errors) == (encoded, [])
+    listed = (await graph.client.get("/v1/indexes")).json()
+    assert (listed["waiting_jobs"], listed["failed_jobs"]) == (0, 1)
+
+
+async def test_a_post_erased_while_a_slow_worker_indexes_it_does_not_come_back(graph: Graph) -> None:
+    """The worker counts as dead, another takes the post out, and then the first one's write arrives."""
+    await graph.post("p1", picture(1))
+    arrived, go_on, take_in = asyncio.Event(), asyncio.Event(), graph.fake.index
+
+    async def slow(contents: Sequence[Content], bank: str = "posts") -> None:
+        arrived.set()
+        await go_on.wait()
+        await take_in(contents, bank)
+
+    graph.fake.index = slow  # type: ignore[method-assign]
+    impatient = INDEXING.model_copy(update={"busy_s": 0})
+    working = asyncio.create_task(IndexWorker(graph.services.records, graph.fake, impatient).run_once())
+    await arrived.wait()
+    await graph.client.delete("/v1/posts/p1")
+    await graph.settle()
+    go_on.set()
+    await working
+    await graph.settle()
+    assert await graph.similarity.ids("posts") == []
 
 
 async def test_references_and_list_entries_are_told_again_from_the_records(graph: Graph) -> None:

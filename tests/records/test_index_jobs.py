@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import update
 
 from deployments.similarity.content import Content, ContentVector, EncoderId, FrameSignatures
 from deployments.similarity.values import FrameVectors
 from serve_app import content_bytes
 from serve_app.records import Records
 from serve_app.records.errors import UnderLegalHold
+from serve_app.records.similarity_tables import IndexJobRow
 from tests.records.conftest import submission, verdict_for
 
 
@@ -127,6 +132,56 @@ async def test_what_failed_comes_back_after_its_pause(records: Records) -> None:
     assert await records.index_jobs.claim(10, busy_s=60) == []
     await asyncio.sleep(0.1)
     assert [job.attempts for job in await records.index_jobs.claim(10, busy_s=60)] == [2]
+
+
+@pytest.mark.parametrize("data", [b"", b"not content", content_bytes.to_bytes(content())[:-40]])
+async def test_a_job_that_cannot_be_read_fails_alone_until_another_word_is_said(records: Records, data: bytes) -> None:
+    for post_id in ("p1", "p2"):
+        await judged(records, post_id)
+    await spoil(records, "p1", data)
+    assert [job.id for job in await records.index_jobs.claim(10, busy_s=0)] == ["p2"]
+    assert [job.id for job in await records.index_jobs.claim(10, busy_s=0)] == ["p2"]
+    assert (await records.index_jobs.failed(), (await records.index_jobs.waiting())[0]) == (1, 1)
+    assert await records.reconciling.tell_again("posts", "p1", content())
+    assert sorted(job.id for job in await records.index_jobs.claim(10, busy_s=60)) == ["p1", "p2"]
+    assert await records.index_jobs.failed() == 0
+
+
+async def spoil(records: Records, item_id: str, data: bytes) -> None:
+    spoilt = update(IndexJobRow).where(IndexJobRow.item_id == item_id).values(content=data)
+    await records._database.write(lambda session: session.execute(spoilt) and None)
+
+
+@given(st.integers(0, 10**6), st.binary(min_size=1, max_size=4))
+def test_content_with_changed_bytes_is_read_or_refused(at: int, changed: bytes) -> None:
+    data = bytearray(content_bytes.to_bytes(content()))
+    data[at % len(data) : at % len(data) + len(changed)] = changed
+    with contextlib.suppress(ValueError):
+        content_bytes.from_bytes(bytes(data))
+
+
+async def test_what_the_index_refused_waits_for_other_content(records: Records) -> None:
+    await judged(records)
+    (job,) = await records.index_jobs.claim(10, busy_s=60)
+    assert await records.index_jobs.fail(job, "the vector is zero")
+    assert await records.index_jobs.claim(10, busy_s=60) == []
+    assert not await records.reconciling.tell_again("posts", "p1", content())
+    assert await records.index_jobs.failed() == 1
+    await judged(records, revision=1)
+    assert len(await records.index_jobs.claim(10, busy_s=60)) == 1
+
+
+async def test_a_worker_that_only_seemed_dead_is_told_that_it_was_overtaken(records: Records) -> None:
+    await judged(records)
+    (slow,) = await records.index_jobs.claim(10, busy_s=0)
+    await records.erasures.erase("p1", "me")
+    (erasure,) = await records.index_jobs.claim(10, busy_s=60)
+    assert await records.index_jobs.finish([erasure]) == []
+    assert await records.index_jobs.finish([slow]) == [slow]
+    assert not await records.index_jobs.retry(slow, "away", 0)
+    await records.reconciling.settle("posts", "p1")
+    (again,) = await records.index_jobs.claim(10, busy_s=60)
+    assert again.op == "remove"
 
 
 async def test_two_workers_never_have_the_same_job(open_records: Any) -> None:
