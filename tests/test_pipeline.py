@@ -246,5 +246,5 @@ async def test_pictures_are_embedded_and_a_sound_is_not_a_picture(pipeline: Pipe
 
 async def test_every_node_tells_its_state(pipeline: Pipeline) -> None:
     statuses = await pipeline.status()
-    assert [status.node for status in statuses] == ["media", "clip", "vggish", "xlmr", "fusion"]
+    assert [status.node for status in statuses] == ["media", "clip", "vggish", "xlmr", "fusion", "wav2vec2"]
     assert {status.state for status in statuses} == {"ready"}

@@ -1,0 +1,25 @@
+"""A livestream's sound cut into windows."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from deployments.media.windows import cut_windows
+from deployments.runtime.errors import InvalidInput
+from deployments.runtime.values import SAMPLE_RATE_HZ
+
+
+def test_windows_cover_every_sample_and_stop_where_the_sound_does() -> None:
+    samples = np.arange(int(3.5 * SAMPLE_RATE_HZ), dtype=np.float32)
+    windows = cut_windows(samples, 1.0, 0.25)
+    heard = np.zeros(len(samples), bool)
+    for window in windows:
+        first = round(window.start_s * SAMPLE_RATE_HZ)
+        heard[first : first + window.samples] = True
+        np.testing.assert_array_equal(window.sound, samples[first : first + window.samples])
+    assert heard.all()
+    assert windows[-1].start_s + windows[-1].duration_s == 3.5
+    assert len(cut_windows(samples[:SAMPLE_RATE_HZ], 1.0, 0.25)) == 1
+    with pytest.raises(InvalidInput):
+        cut_windows(samples, 1.0, 1.0)
