@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from deployments.runtime.errors import ModelError
 from deployments.wav2vec2.classifier import ClipClassifier
 from deployments.wav2vec2.settings import Wav2Vec2Settings
 
@@ -13,4 +12,6 @@ def make_classifier(settings: Wav2Vec2Settings) -> ClipClassifier:
         from deployments.wav2vec2.fake import FakeClipClassifier
 
         return FakeClipClassifier(settings)
-    raise ModelError("The wav2vec2 classifier is not built yet; set variant to 'fake'.")
+    from deployments.wav2vec2.encoder import Wav2Vec2Classifier
+
+    return Wav2Vec2Classifier(settings)
