@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from sqlalchemy import Select, and_, func, or_, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from deployments.runtime.values import Status
@@ -23,11 +25,10 @@ SETTLED = timedelta(seconds=10)  # until a change of references is sure to be in
 
 def note_change(session: Session, bank: str) -> None:
     """References or hash lists change in this transaction: verdicts from before are not reused."""
-    row = session.get(BankChangeRow, bank, with_for_update=True)
-    if row is None:
-        session.add(BankChangeRow(bank=bank, changed_at=leases.now()))
-    else:
-        row.changed_at = leases.now()
+    insert: Any = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
+    values = {"bank": bank, "changed_at": leases.now()}
+    noted = insert(BankChangeRow).values(values).on_conflict_do_update(["bank"], set_={"changed_at": leases.now()})
+    session.execute(noted)  # one statement: the first changes of a bank may come together
 
 
 class KnownStore:

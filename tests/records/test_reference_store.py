@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -91,6 +92,12 @@ async def test_an_id_is_taken_once_and_unknown_ones_are_said(records: Records) -
     for call in (records.references.find("r9"), records.references.delete("r9", "me")):
         with pytest.raises(ReferenceNotFound):
             await call
+
+
+async def test_the_first_changes_of_a_bank_may_come_together(records: Records) -> None:
+    ids = [f"r{number}" for number in range(8)]
+    await asyncio.gather(*(records.references.create(reference(id_), content(id_), "me") for id_ in ids))
+    assert [found.reference_id for found in await records.references.list()] == ids
 
 
 async def test_more_distinct_posts_than_allowed_quarantine_a_reference(records: Records) -> None:
