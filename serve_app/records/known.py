@@ -27,7 +27,11 @@ def note_change(session: Session, bank: str) -> None:
     """References or hash lists change in this transaction: verdicts from before are not reused."""
     insert: Any = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
     values = {"bank": bank, "changed_at": leases.now()}
-    noted = insert(BankChangeRow).values(values).on_conflict_do_update(["bank"], set_={"changed_at": leases.now()})
+    noted = (
+        insert(BankChangeRow)
+        .values(values)
+        .on_conflict_do_update(index_elements=["bank"], set_={"changed_at": values["changed_at"]})
+    )
     session.execute(noted)  # one statement: the first changes of a bank may come together
 
 
