@@ -23,8 +23,8 @@ from deployments.fusion.artefact import TrainedOn
 from deployments.fusion.dataset import CALIBRATE, HELDOUT, SPLITS, TRAIN, encoders_metadata
 from deployments.fusion.features import MODALITIES
 from deployments.fusion.stand_in_images import picture
-from deployments.fusion.stand_in_sounds import sound
 from deployments.policy.policy import CATEGORIES, UNSAFE
+from deployments.runtime.stand_in_sounds import sound
 from deployments.runtime.values import Embeddings, Modality, TextEmbedding
 
 NOTE = "trained on generated stand-ins: shows that the machinery works; its scores say nothing about real posts"

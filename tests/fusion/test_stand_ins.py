@@ -16,7 +16,6 @@ from deployments.fusion.features import FusionInput
 from deployments.fusion.head import FusionHead
 from deployments.fusion.settings import FusionSettings
 from deployments.fusion.stand_in_images import picture
-from deployments.fusion.stand_in_sounds import sound
 from deployments.fusion.stand_ins import (
     HELDOUT_LANGUAGES,
     NOTE,
@@ -27,6 +26,7 @@ from deployments.fusion.stand_ins import (
 )
 from deployments.policy.policy import CATEGORIES
 from deployments.runtime.errors import InvalidInput
+from deployments.runtime.stand_in_sounds import sound
 from deployments.runtime.values import Embeddings, Modality, TextEmbedding
 from deployments.vggish.registry import make_encoder as make_sound_encoder
 from serve_app.config import AppConfig
