@@ -7,6 +7,7 @@ converting the rows and then multiplying.
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,7 @@ from deployments.similarity.faiss_threads import one_thread
 
 _SCRATCH_BYTES = 512 << 10  # of a thread: rows are scored out of the cache
 _this_thread = threading.local()
+_set_ntotal = faiss.Index.ntotal.fset  # past a check of names that FAISS does for people, in Python
 
 
 def single(matrix: NDArray[Any]) -> NDArray[np.float32]:
@@ -43,14 +45,34 @@ def squared_distances(matrix: NDArray[Any], query: NDArray[np.float32]) -> NDArr
     return scores
 
 
+def nearest(
+    chosen: Sequence[tuple[NDArray[Any], NDArray[np.intp]]],
+    query: NDArray[np.float32],
+    count: int,
+    *,
+    distances: bool,
+) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
+    """The best `count` rows at some positions of some matrices, best first: inner products or squared distances, and
+    positions among the chosen. None where float16 scoring does not do: the caller takes the long way.
+    """
+    matrix = chosen[0][0]
+    if matrix.dtype != np.float16:
+        return None
+    scanner = _scanner(matrix.shape[1], faiss.METRIC_L2 if distances else faiss.METRIC_INNER_PRODUCT)
+    filled = scanner.fill(chosen)
+    return scanner.scan(query, filled, min(count, filled)) if filled else None
+
+
 def _scanned(matrix: NDArray[np.float16], query: NDArray[np.float32], metric: int) -> NDArray[np.float32] | None:
-    """None where a score is no number or beyond float32, which FAISS leaves out."""
     scanner = _scanner(matrix.shape[1], metric)
-    query = np.ascontiguousarray(query, dtype=np.float32)
     scores = np.empty(len(matrix), np.float32)
     for start in range(0, len(matrix), scanner.capacity):
-        if not scanner.scan(matrix[start : start + scanner.capacity], query, scores[start:]):
+        rows = matrix[start : start + scanner.capacity]
+        scanner.rows[: len(rows)] = rows
+        found = scanner.scan(query, len(rows), len(rows))
+        if found is None:
             return None
+        scores[start + found[1]] = found[0]
     return scores
 
 
@@ -71,20 +93,28 @@ class _Scanner:
         self._index = faiss.IndexScalarQuantizer(dimension, faiss.ScalarQuantizer.QT_fp16, metric)
         self._index.add_sa_codes(np.zeros((self.capacity, 2 * dimension), np.uint8))
         codes = faiss.rev_swig_ptr(self._index.codes.data(), self.capacity * 2 * dimension)
-        self._rows = codes.view(np.float16).reshape(self.capacity, dimension)
+        self.rows = codes.view(np.float16).reshape(self.capacity, dimension)
 
-    def scan(self, rows: NDArray[np.float16], query: NDArray[np.float32], out: NDArray[np.float32]) -> bool:
-        """Whether all rows have a score; those are put into the first entries of `out`."""
+    def fill(self, chosen: Sequence[tuple[NDArray[Any], NDArray[np.intp]]]) -> int:
+        """How many rows there are now; 0 where they are too many."""
+        filled = 0
+        for matrix, positions in chosen:
+            start, filled = filled, filled + len(positions)
+            if filled > self.capacity:
+                return 0
+            matrix.take(positions, axis=0, out=self.rows[start:filled], mode="clip")  # "raise" would go by a copy
+        return filled
+
+    def scan(
+        self, query: NDArray[np.float32], filled: int, count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]] | None:
+        """The best `count`. None where a score is no number or beyond float32, which FAISS leaves out."""
         one_thread()
-        n = len(rows)
-        self._rows[:n] = rows
-        self._index.ntotal = n
-        scores, positions = np.empty(n, np.float32), np.empty(n, np.int64)
-        self._index.search_c(
-            1, faiss.swig_ptr(query), n, faiss.swig_ptr(scores), faiss.swig_ptr(positions)
-        )  # all of them, in FAISS' order
-        out[positions] = scores
-        return bool(positions[-1] >= 0)
+        _set_ntotal(self._index, filled)
+        query = np.ascontiguousarray(query, dtype=np.float32)
+        scores, positions = np.empty(count, np.float32), np.empty(count, np.int64)
+        self._index.search_c(1, faiss.swig_ptr(query), count, faiss.swig_ptr(scores), faiss.swig_ptr(positions))
+        return None if positions[-1] < 0 else (scores, positions)
 
 
 @cache

@@ -76,8 +76,19 @@ class RaggedRows:
         return {"rows": self._values, "row_ends": self._ends}
 
 
+Chosen = Sequence[tuple[Rows, NDArray[np.intp]]]
+"""Rows at some positions of each of several tables, all of one kind; not empty."""
+
+
+def gathered(chosen: Chosen) -> Rows:
+    """Side by side."""
+    return concatenated([rows.take(positions) for rows, positions in chosen])
+
+
 def concatenated(tables: Sequence[Rows]) -> Rows:
     """All of one kind. `tables` is not empty."""
+    if len(tables) == 1:
+        return tables[0]
     if isinstance(tables[0], FixedRows):
         return FixedRows(np.concatenate([table.arrays()["rows"] for table in tables]))
     rows = [table[i] for table in tables for i in range(len(table))]

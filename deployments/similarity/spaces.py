@@ -14,13 +14,13 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from deployments.runtime.errors import InvalidInput
-from deployments.similarity.halves import inner_products, single, squared_distances
-from deployments.similarity.rows import FixedRows, RaggedRows, Rows
+from deployments.similarity.halves import inner_products, nearest, single, squared_distances
+from deployments.similarity.rows import Chosen, FixedRows, RaggedRows, Rows, gathered
 from deployments.similarity.settings import IndexSettings, Metric
 
 MAX_SET_SIZE = 4096
 SIGNATURE_BITS = 1024
-_SMALL = 1e-18  # a norm whose square is no subnormal
+_SMALL, _LARGE = 1e-30, 1e30  # squared norms that float32 sums without loss
 
 
 class Space(ABC):
@@ -53,6 +53,14 @@ class Space(ABC):
     @abstractmethod
     def scores(self, query: NDArray[Any], rows: Rows) -> NDArray[np.float32]:
         """(n,) exact scores of `query` (a result of `query`) against rows."""
+
+    def best(
+        self, query: NDArray[Any], chosen: Chosen, count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.intp] | NDArray[np.int64]]:
+        """The best `count` of the chosen rows, best first: exact scores and positions among them."""
+        scores = self.scores(query, gathered(chosen))
+        order = self.order(scores)[:count]
+        return scores[order], order
 
     def query(self, vector: NDArray[Any]) -> NDArray[Any]:
         """A query at full precision. Raises InvalidInput."""
@@ -96,6 +104,7 @@ class Space(ABC):
 
 class _FloatSpace(Space):
     binary = False
+    _distances = False  # scores come of squared distances, not of inner products
 
     def __init__(self, dimension: int, row_dtype: DTypeLike) -> None:
         super().__init__(dimension)
@@ -131,15 +140,19 @@ class _FloatSpace(Space):
         return queries[0][None] if len(queries) == 1 else np.stack(queries)
 
     def scores(self, query: NDArray[Any], rows: Rows) -> NDArray[np.float32]:
-        return self._bounded(self._raw(query, _matrix(rows)))
+        sums = squared_distances if self._distances else inner_products
+        return self._score(sums(_matrix(rows), query))
 
-    @abstractmethod
-    def _raw(self, query: NDArray[Any], matrix: NDArray[Any]) -> NDArray[np.float32]:
-        """(n,) as the arithmetic gives them."""
+    def best(
+        self, query: NDArray[Any], chosen: Chosen, count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.intp] | NDArray[np.int64]]:
+        halves = [(_matrix(rows), positions) for rows, positions in chosen]
+        found = nearest(halves, query, count, distances=self._distances)
+        return super().best(query, chosen, count) if found is None else (self._score(found[0]), found[1])
 
-    def _bounded(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Within the metric's range, which rounding may leave."""
-        return scores
+    def _score(self, sums: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Scores of inner products, or of squared distances."""
+        return sums
 
 
 class CosineSpace(_FloatSpace):
@@ -148,9 +161,10 @@ class CosineSpace(_FloatSpace):
 
     def queries(self, vectors: NDArray[Any] | Sequence[NDArray[Any]]) -> list[NDArray[Any]]:
         if isinstance(vectors, np.ndarray) and vectors.dtype == np.float32 and vectors.shape[1:] == (self.dimension,):
-            norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64))
-            if np.isfinite(norms).all() and norms.min(initial=np.inf) > _SMALL:
-                return list((vectors / norms[:, None]).astype(np.float32))
+            with np.errstate(over="ignore", invalid="ignore"):
+                squares = np.vecdot(vectors, vectors)
+            if all(_SMALL < square < _LARGE for square in squares.tolist()):
+                return list(vectors / np.sqrt(squares)[:, None])
         return super().queries(vectors)  # which says what is wrong with them
 
     def query(self, vector: NDArray[Any]) -> NDArray[Any]:
@@ -161,19 +175,13 @@ class CosineSpace(_FloatSpace):
         normalised: NDArray[np.float32] = (query.astype(np.float64) / norm).astype(np.float32)
         return normalised
 
-    def _raw(self, query: NDArray[Any], matrix: NDArray[Any]) -> NDArray[np.float32]:
-        return inner_products(matrix, query)
-
-    def _bounded(self, scores: NDArray[np.float32]) -> NDArray[np.float32]:
-        return scores.clip(-1.0, 1.0)
+    def _score(self, sums: NDArray[np.float32]) -> NDArray[np.float32]:
+        return sums.clip(-1.0, 1.0)  # rounding may leave that range
 
 
 class InnerProductSpace(_FloatSpace):
     metric = "inner_product"
     higher_is_better = True
-
-    def _raw(self, query: NDArray[Any], matrix: NDArray[Any]) -> NDArray[np.float32]:
-        return inner_products(matrix, query)
 
 
 class L2Space(_FloatSpace):
@@ -181,9 +189,10 @@ class L2Space(_FloatSpace):
 
     metric = "l2"
     higher_is_better = False
+    _distances = True
 
-    def _raw(self, query: NDArray[Any], matrix: NDArray[Any]) -> NDArray[np.float32]:
-        return np.sqrt(squared_distances(matrix, query))
+    def _score(self, sums: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.sqrt(sums)
 
 
 class HammingSpace(Space):

@@ -9,6 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from deployments.similarity.halves import inner_products, single, squared_distances
+from deployments.similarity.rows import FixedRows
+from deployments.similarity.spaces import InnerProductSpace, L2Space
 
 
 def halves(n: int, d: int, scale: float = 1.0) -> NDArray[np.float16]:
@@ -58,3 +60,16 @@ def test_threads_do_not_disturb_each_other() -> None:
         for _ in range(20):
             found = list(pool.map(lambda seed: inner_products(matrix, query(256, seed)), range(32)))
             np.testing.assert_allclose(found, truth, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("distances", [False, True])
+@pytest.mark.parametrize("sizes", [(30,), (30, 0, 7), (200, 200)])  # of 1024 dimensions, 256 rows are too many
+def test_the_best_of_several_tables_come_best_first(sizes: tuple[int, ...], distances: bool) -> None:
+    space = L2Space(1024, np.float16) if distances else InnerProductSpace(1024, np.float16)
+    asked, random = query(1024), np.random.default_rng(0)
+    tables = [FixedRows(halves(n + 50, 1024)) for n in sizes]
+    chosen = [(table, random.permutation(len(table))[:n]) for table, n in zip(tables, sizes, strict=True)]
+    truth = np.concatenate([space.scores(asked, table.take(positions)) for table, positions in chosen])
+    scores, best = space.best(asked, chosen, 11)
+    np.testing.assert_array_equal(best, space.order(truth)[:11])
+    np.testing.assert_allclose(scores, truth[best], rtol=1e-5)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from typing import Any
 
 import faiss
@@ -38,9 +38,18 @@ class Template:
     rows: int
     effort: int
 
-    @property
+    @cached_property
     def inverted(self) -> bool:
         return hasattr(self.index, "nlist")
+
+    @cached_property
+    def quantizer(self) -> Any:
+        """The index of the lists' centroids: FAISS makes a new Python object each time it is asked."""
+        return self.index.quantizer
+
+    @cached_property
+    def nlist(self) -> int:
+        return int(self.index.nlist)
 
 
 class Codes:
@@ -86,7 +95,7 @@ class Codes:
         one_thread()
         if not template.inverted or not len(vectors):
             return np.zeros(len(vectors), np.int32)
-        lists: NDArray[np.int32] = template.index.quantizer.search(self._turned(vectors), 1)[1][:, 0].astype(np.int32)
+        lists: NDArray[np.int32] = template.quantizer.search(self._turned(vectors), 1)[1][:, 0].astype(np.int32)
         return lists
 
     def empty(self, template: Template | None) -> Any:
@@ -121,8 +130,8 @@ class Codes:
         effort = effort or template.effort
         if not template.inverted:
             return Probe(turned, effort, None, None)
-        nprobe = min(effort, template.index.nlist)
-        distances, lists = template.index.quantizer.search(turned, nprobe)
+        nprobe = min(effort, template.nlist)
+        distances, lists = template.quantizer.search(turned, nprobe)
         return Probe(turned, nprobe, lists, distances)
 
     def search(

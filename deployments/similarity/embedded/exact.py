@@ -30,6 +30,32 @@ def nearest_positions(
     return [_best_of(space, parts, k) for parts in found]
 
 
+def knn(
+    space: Space, queries: NDArray[Any], inputs: NDArray[Any], k: int
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """(n, k) FAISS' scores and positions of the k best; both sides as `Space.codes_input` gives, k at most len(inputs).
+
+    Squared distances are taken as |a|^2 + |b|^2 - 2ab, which loses small ones.
+    """
+    one_thread()
+    if space.binary:
+        scores, positions = faiss.knn_hamming(queries, inputs, k)
+        return scores.astype(np.float32), positions
+    scores, positions = np.empty((len(queries), k), np.float32), np.empty((len(queries), k), np.int64)
+    search = faiss.knn_L2sqr if space.metric == "l2" else faiss.knn_inner_product
+    search(
+        faiss.swig_ptr(queries),
+        faiss.swig_ptr(inputs),
+        inputs.shape[1],
+        len(queries),
+        len(inputs),
+        k,
+        faiss.swig_ptr(scores),
+        faiss.swig_ptr(positions),
+    )
+    return scores, positions
+
+
 def chunk_rows(space: Space) -> int:
     """Rows whose float32 form fills a chunk."""
     return max(256, _CHUNK_BYTES // (4 * (space.row_width or 256)))
@@ -42,15 +68,8 @@ def _best(
     if space.metric == "jaccard":
         all_scores = [space.scores(query, rows) for query in queries]
         return [(scores[best], best) for scores in all_scores for best in [space.order(scores)[:k]]]
-    one_thread()
-    inputs, stacked = space.codes_input(rows), space.codes_input(space.pack(queries))
-    if space.binary:
-        scores, positions = faiss.knn_hamming(stacked, inputs, k)
-    else:
-        scores, positions = faiss.knn(
-            stacked, inputs, k, faiss.METRIC_L2 if space.metric == "l2" else faiss.METRIC_INNER_PRODUCT
-        )
-    return list(zip(scores.astype(np.float32), positions, strict=True))
+    scores, positions = knn(space, space.codes_input(space.pack(queries)), space.codes_input(rows), k)
+    return list(zip(scores, positions, strict=True))
 
 
 def _best_of(space: Space, parts: list[tuple[NDArray[np.float32], NDArray[np.intp]]], k: int) -> NDArray[np.intp]:

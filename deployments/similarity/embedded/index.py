@@ -14,7 +14,6 @@ import sqlite3
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -151,17 +150,18 @@ class EmbeddedIndex:
             return []
         with self._open():
             excluded = self._store.seqs_of(filter.exclude_ids) if filter is not None and filter.exclude_ids else []
-            looked = partial(
-                self._searcher.nearest,
-                queries=checked,
-                k=k,
-                filter=filter,
-                excluded=excluded,
-                threshold=threshold,
-                exact=exact,
-                effort=effort,
+            found = self._found(
+                lambda view: self._searcher.nearest(
+                    view,
+                    checked,
+                    k,
+                    filter=filter,
+                    excluded=excluded,
+                    threshold=threshold,
+                    exact=exact,
+                    effort=effort,
+                )
             )
-            found = self._found(looked)
         if filter is not None and filter.exclude_ids:  # an excluded item may have been replaced meanwhile
             return [_without(one, filter.exclude_ids) for one in found.neighbours]
         return found.neighbours

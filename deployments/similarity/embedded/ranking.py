@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.similarity.embedded.table import Table
-from deployments.similarity.rows import concatenated
 from deployments.similarity.spaces import Space
 from deployments.similarity.values import Neighbours
 
@@ -56,13 +55,16 @@ class Ranking:
         """want: candidates of a query whose rows are looked at."""
         keys, places = self._merged()
         keep = k + 1 if self._exact else want
+        kept: NDArray[np.intp] | None = None
         if self._space.metric != "jaccard" and keys.shape[1] > keep:  # signatures of sets are too rough to choose by
             kept = keys.argpartition(keep - 1, axis=1)[:, :keep]
-            rows = np.arange(len(queries))[:, None]
-            keys, places = keys[rows, kept], places[rows, kept]
         neighbours, doubled = [], False
         for row, query in enumerate(queries):
-            scores, where = self._scored(query, keys[row], places[row], k + 1)
+            some = slice(None) if kept is None else kept[row]
+            if self._exact:
+                scores, where = self._sorted(keys[row, some], places[row, some], k + 1)
+            else:
+                scores, where = self._rescored(query, places[row, some], k + 1)
             if threshold is not None:
                 enough = int(np.count_nonzero(self._space.better(scores, threshold)))
                 scores, where = scores[:enough], where[:enough]
@@ -87,27 +89,30 @@ class Ranking:
         places[nowhere] = _NOWHERE
         return keys, places
 
-    def _scored(
-        self, query: NDArray[Any], keys: NDArray[np.float32], places: NDArray[np.int64], count: int
+    def _sorted(
+        self, keys: NDArray[np.float32], places: NDArray[np.int64], count: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """The best `count` of one query's candidates, best first: exact scores and places."""
-        if self._exact:
-            order = keys.argsort(kind="stable")[:count]
-            places = places[order]
-            there = int(np.count_nonzero(places >= 0))  # who is nowhere comes last
-            return self._true(keys[order[:there]]), places[:there]
+        """The best `count`, best first: scores and places. The parts' own scores are exact."""
+        order = keys.argsort(kind="stable")[:count]
+        places = places[order]
+        there = int(np.count_nonzero(places >= 0))  # who is nowhere comes last
+        return self._true(keys[order[:there]]), places[:there]
+
+    def _rescored(
+        self, query: NDArray[Any], places: NDArray[np.int64], count: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """The best `count`, best first: scores and places, by the rows of all."""
         places = np.sort(places)
         bounds = places.searchsorted(self._starts).tolist()
-        rows = [
-            table.rows.take(places[first:end] - start)
+        chosen = [
+            (table.rows, places[first:end] - start if start else places[first:end])
             for table, start, (first, end) in zip(self._tables, self._starts, pairwise(bounds), strict=False)
             if first < end
         ]
-        if not rows:
+        if not chosen:
             return np.empty(0, np.float32), places[:0]
-        scores = self._space.scores(query, rows[0] if len(rows) == 1 else concatenated(rows))
-        order = self._space.order(scores)[:count]
-        return scores[order], places[order + bounds[0]]
+        scores, best = self._space.best(query, chosen, count)
+        return scores, places[bounds[0] :][best]
 
     def _true(self, keys: NDArray[np.float32]) -> NDArray[np.float32]:
         """Scores from the sorting keys of an index that holds the rows themselves."""

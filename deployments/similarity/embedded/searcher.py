@@ -9,18 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from deployments.similarity.embedded.codes import Codes, Probe
-from deployments.similarity.embedded.exact import nearest_positions
+from deployments.similarity.embedded.exact import knn, nearest_positions
 from deployments.similarity.embedded.gpu import MAX_K as GPU_MAX_K
 from deployments.similarity.embedded.ranking import Candidates, Found, Ranking
 from deployments.similarity.embedded.segment import Part
 from deployments.similarity.embedded.table import Codebooks, Table
 from deployments.similarity.embedded.view import Buffer, View
-from deployments.similarity.faiss_threads import one_thread
 from deployments.similarity.settings import IndexSettings
 from deployments.similarity.spaces import Space
 from deployments.similarity.values import Filter, Neighbours
@@ -82,14 +80,7 @@ class Searcher:
         if filter is not None:
             chosen = np.flatnonzero(table.passing(filter, self._books, excluded))
             return self._scored(table, queries, [chosen] * len(queries))
-        one_thread()
-        k = min(len(table), want + buffer.dead)
-        if self._space.binary:
-            scores, positions = faiss.knn_hamming(vectors, inputs, k)
-            scores = scores.astype(np.float32)
-        else:
-            metric = faiss.METRIC_L2 if self._space.metric == "l2" else faiss.METRIC_INNER_PRODUCT
-            scores, positions = faiss.knn(vectors, inputs, k, metric)
+        scores, positions = knn(self._space, vectors, inputs, min(len(table), want + buffer.dead))
         _drop_dead(table, positions)
         return Candidates(table, scores, positions, self._space.metric not in _INEXACT)
 
@@ -120,7 +111,7 @@ class Searcher:
             scores, positions = part.gpu.search(probe, min(want + spare, len(part)))
         else:
             scores, positions = self._codes.search(part.index, probe, want + spare)
-        if self._crowded(part, positions, min(want, len(part) - dead), spare):
+        if dead and self._crowded(part, positions, min(want, len(part) - dead), spare):
             if self._space.binary:
                 chosen = np.flatnonzero(part.table.alive)
                 best = nearest_positions(self._space, queries, part.table, chosen, want)
@@ -175,5 +166,5 @@ class Searcher:
 
 def _drop_dead(table: Table, positions: NDArray[np.int64]) -> None:
     living = table.alive.take(positions, mode="wrap")
-    if not living.all():
+    if np.count_nonzero(living) < living.size:
         positions[~living] = -1
