@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Coroutine, Iterator
 from typing import Any
@@ -53,14 +54,28 @@ class IndexWorker:
         """Something was just written: do not wait for the next look."""
         self._wake.set()
 
+    async def tell(self, bank: str, item_id: str, wait_s: float) -> bool:
+        """This item before its turn, for a caller who needs it in the index. False where it was not told in time."""
+        deadline = time.monotonic() + wait_s
+        while True:
+            job = await self._jobs.claim_one(bank, item_id, self._settings.busy_s)
+            if job is not None:
+                await self._finish(await self._alone(job))
+            told = await self._jobs.is_told(bank, item_id)
+            if told or time.monotonic() > deadline:
+                return told
+            await asyncio.sleep(self._settings.poll_s)
+
     async def run_once(self) -> int:
         """Do what is due now; returns how many jobs were claimed."""
         jobs = await self._jobs.claim(self._settings.batch, self._settings.busy_s)
         if jobs:
-            done = [job for group in await asyncio.gather(*self._groups(jobs)) for job in group]
-            for job in await self._jobs.finish(done):
-                await self._overtaken(job)
+            await self._finish([job for group in await asyncio.gather(*self._groups(jobs)) for job in group])
         return len(jobs)
+
+    async def _finish(self, jobs: list[IndexJob]) -> None:
+        for job in await self._jobs.finish(jobs):
+            await self._overtaken(job)
 
     async def _run(self) -> None:
         while True:

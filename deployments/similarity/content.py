@@ -162,6 +162,7 @@ class MatchAnswer:
 
     matches: tuple[Match, ...] = ()
     failed: Mapping[str, str] = field(default_factory=dict)  # use -> why it was not (wholly) answered
+    truncated: bool = False  # there may be more matches than are told
 
 
 @dataclass(frozen=True)

@@ -42,7 +42,7 @@ async def create_reference(request: Request) -> NewReferenceBody:
     """Keep a work; answers with the past posts that match it. It acts within a second."""
     services = services_of(request)
     asked, media = await read_with_media(request, ReferenceRequest, "reference", services.settings)
-    return await create(services, asked, media, caller_of(request) or "anonymous")
+    return await create(services, request.app.state.index_worker, asked, media, caller_of(request) or "anonymous")
 
 
 @router.post(
@@ -61,7 +61,8 @@ async def create_references(request: Request) -> ReferenceBatchBody:
     actor = caller_of(request) or "anonymous"
 
     async def answer(one: ReferenceRequest) -> NewReferenceBody:
-        return await create(services, one, await read_media(one, services.settings), actor)
+        media = await read_media(one, services.settings)
+        return await create(services, request.app.state.index_worker, one, media, actor)
 
     return ReferenceBatchBody(results=await each(asked.references, ReferenceRequest, answer))
 

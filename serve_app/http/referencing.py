@@ -9,22 +9,25 @@ from datetime import UTC, datetime
 from typing import Any
 
 from deployments.runtime.errors import InvalidInput, ParakhError
-from deployments.similarity.content import ANY, Content
+from deployments.similarity.content import ANY, Content, MatchAnswer
 from serve_app.contents import match_report
 from serve_app.http.search_schemas import NewReferenceBody, ReferenceBody, ReferenceRequest
 from serve_app.http.searching import describe, vector_of
 from serve_app.http.services import Services
-from serve_app.posts import MatchReport, MediaSource, SimilarityReport
-from serve_app.records.references import Reference
+from serve_app.index_worker import IndexWorker
+from serve_app.posts import MediaSource, SimilarityReport
+from serve_app.records.references import FloodLimit, Reference
 
 log = logging.getLogger(__name__)
 _CONTENT_TYPES = {"visual": "image", "joint": "image", "audio": "audio", "text": "text"}
 
 
 async def create(
-    services: Services, asked: ReferenceRequest, media: MediaSource | None, actor: str
+    services: Services, worker: IndexWorker, asked: ReferenceRequest, media: MediaSource | None, actor: str
 ) -> NewReferenceBody:
-    """Raises InvalidInput, ReferenceExists, ModelNotFound, SimilarityOff, or what a node raised."""
+    """The index has the reference before past posts are looked for: one that is judged meanwhile meets it.
+
+    Raises InvalidInput, ReferenceExists, ModelNotFound, SimilarityOff, or what a node raised."""
     _ = services.similarity
     content = await _content(services, asked, media)
     reference = Reference(
@@ -39,8 +42,16 @@ async def create(
         quarantine_reason=None,
     )
     await services.records.references.create(reference, content, actor)
-    matches, similarity = await _past_matches(services, reference, content)
-    return NewReferenceBody(**_shown(reference), matches=matches, similarity=similarity)
+    answer, similarity = await _past_matches(services, worker, reference, content)
+    limit = FloodLimit(services.indexing.quarantine_posts, services.indexing.quarantine_window_s)
+    posts = {match.id for match in answer.matches}
+    reference = await services.records.references.note_past(reference.reference_id, posts, limit)
+    return NewReferenceBody(
+        **_shown(reference),
+        matches=[match_report(match) for match in answer.matches],
+        truncated=answer.truncated,
+        similarity=similarity,
+    )
 
 
 def body_of(reference: Reference) -> ReferenceBody:
@@ -66,21 +77,24 @@ async def _content(services: Services, asked: ReferenceRequest, media: MediaSour
 
 
 async def _past_matches(
-    services: Services, reference: Reference, content: Content
-) -> tuple[list[MatchReport], SimilarityReport]:
+    services: Services, worker: IndexWorker, reference: Reference, content: Content
+) -> tuple[MatchAnswer, SimilarityReport]:
     """The reference stands, whatever becomes of this search."""
-    if reference.kind == "negative":
-        return [], SimilarityReport(status="ok")
     try:
+        told = await worker.tell(reference.kind, reference.reference_id, services.indexing.match_timeout_s)
+        if reference.kind == "negative":
+            return MatchAnswer(), SimilarityReport(status="ok")
+        if not told:
+            return MatchAnswer(), SimilarityReport(status="failed", reason="the index did not take the reference yet")
         answer = await services.similarity.retroactive(content)
     except ParakhError as error:
-        return [], SimilarityReport(status="failed", reason=str(error))
+        return MatchAnswer(), SimilarityReport(status="failed", reason=str(error))
     except Exception:  # whatever the search ran into, the reference is kept
         log.exception("past posts could not be searched for reference %s", reference.reference_id)
-        return [], SimilarityReport(status="failed", reason="the search failed on this reference")
+        return MatchAnswer(), SimilarityReport(status="failed", reason="the search failed on this reference")
     failed = "; ".join(sorted(answer.failed.values()))
     status = SimilarityReport(status="failed", reason=failed) if failed else SimilarityReport(status="ok")
-    return [match_report(match) for match in answer.matches], status
+    return answer, status
 
 
 def _shown(reference: Reference) -> dict[str, Any]:

@@ -201,6 +201,7 @@ class ReferenceBody(Shape):
 
 class NewReferenceBody(ReferenceBody):
     matches: list[MatchReport] = Field(description="Past posts that match the new reference.")
+    truncated: bool = Field(description="There may be more of them: the surest are told.")
     similarity: SimilarityReport = Field(description="Whether they were looked for.")
 
 

@@ -71,6 +71,23 @@ class IndexJobStore:
             return []  # an empty queue costs no writer's turn
         return await self._database.write(work)
 
+    async def claim_one(self, bank: str, item_id: str, busy_s: float) -> IndexJob | None:
+        """This one before its turn; None where there is none, or another worker has it."""
+
+        def work(session: Session) -> IndexJob | None:
+            row = session.get(IndexJobRow, (bank, item_id), with_for_update=True)
+            if row is None or row.available_at > leases.now():
+                return None
+            row.available_at = leases.now() + timedelta(seconds=busy_s)
+            row.attempts, row.error = row.attempts + 1, _BUSY
+            return _read(row)
+
+        return await self._database.write(work)
+
+    async def is_told(self, bank: str, item_id: str) -> bool:
+        """No job is about it: the index has heard of it."""
+        return await self._database.read(lambda session: session.get(IndexJobRow, (bank, item_id)) is None)
+
     async def finish(self, jobs: Sequence[IndexJob]) -> list[IndexJob]:
         """Done: but for those that were replaced meanwhile, which are due now. Those that were overtaken: another
         worker did the same or a later word, before this one or after.

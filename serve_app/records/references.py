@@ -7,6 +7,7 @@ its owner's side is told by an event, and only an admin lifts it.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, Literal
@@ -131,6 +132,18 @@ class ReferenceStore:
 
         await self._database.write(work)
 
+    async def note_past(self, reference_id: str, post_ids: Collection[str], limit: FloodLimit) -> Reference:
+        """Count the past posts that a new reference matches, as those to come are. Raises ReferenceNotFound."""
+
+        def work(session: Session) -> Reference:
+            self._database.lock(session, "reference", reference_id)
+            row = _found(session, reference_id)
+            if row.kind == "protected" and row.quarantined_at is None:
+                _note(session, row, post_ids, limit)
+            return _reference(row)
+
+        return await self._database.write(work)
+
     async def forget_matches(self, window_s: float) -> None:
         """Those too old to count."""
         old = delete(ReferenceMatchRow).where(ReferenceMatchRow.matched_at < leases.now() - timedelta(seconds=window_s))
@@ -142,22 +155,27 @@ def note_matches(database: Database, session: Session, verdict: Verdict, limit: 
     for reference_id in sorted({match.id for match in verdict.matches if match.use == Use.PROTECTED}):
         database.lock(session, "reference", reference_id)
         row = session.get(ReferenceRow, reference_id)
-        if row is None or row.quarantined_at is not None:
-            continue
-        _count(session, reference_id, verdict.post_id)
-        since = leases.now() - timedelta(seconds=limit.window_s)
-        counted = select(func.count()).where(
-            ReferenceMatchRow.reference_id == reference_id, ReferenceMatchRow.matched_at >= since
-        )
-        posts = session.scalar(counted) or 0
-        if posts > limit.max_posts:
-            _quarantine(session, row, f"It matched {posts} posts within {limit.window_s:.0f} s.")
+        if row is not None and row.quarantined_at is None:
+            _note(session, row, [verdict.post_id], limit)
 
 
-def _count(session: Session, reference_id: str, post_id: str) -> None:
+def _note(session: Session, row: ReferenceRow, post_ids: Collection[str], limit: FloodLimit) -> None:
+    _count(session, row.reference_id, post_ids)
+    since = leases.now() - timedelta(seconds=limit.window_s)
+    counted = select(func.count()).where(
+        ReferenceMatchRow.reference_id == row.reference_id, ReferenceMatchRow.matched_at >= since
+    )
+    posts = session.scalar(counted) or 0
+    if posts > limit.max_posts:
+        _quarantine(session, row, f"It matched {posts} posts within {limit.window_s:.0f} s.")
+
+
+def _count(session: Session, reference_id: str, post_ids: Collection[str]) -> None:
     insert: Any = postgresql.insert if session.get_bind().dialect.name == "postgresql" else sqlite.insert
-    values = {"reference_id": reference_id, "post_id": post_id, "matched_at": leases.now()}
-    session.execute(insert(ReferenceMatchRow).values(values).on_conflict_do_nothing())
+    at = leases.now()
+    values = [{"reference_id": reference_id, "post_id": post_id, "matched_at": at} for post_id in sorted(post_ids)]
+    if values:
+        session.execute(insert(ReferenceMatchRow).on_conflict_do_nothing(), values)
 
 
 def _quarantine(session: Session, row: ReferenceRow, reason: str) -> None:

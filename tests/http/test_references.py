@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import dataclasses
 import json
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any
 import pytest
 
 from deployments.runtime.errors import NodeUnavailable
+from deployments.similarity.content import Content, MatchAnswer
 from serve_app.config import AppConfig
 from tests.http.graph_of_fakes import INDEXING, Graph, graph_of, picture, true_node
 
@@ -74,10 +77,67 @@ async def test_past_posts_are_matched_when_a_work_becomes_known(either: Graph) -
 
 
 async def test_a_reference_stands_where_the_past_could_not_be_searched(graph: Graph) -> None:
-    graph.fake.errors = [NodeUnavailable("away")]
+    async def away(reference: Content) -> MatchAnswer:
+        raise NodeUnavailable("away")
+
+    graph.fake.retroactive = away  # type: ignore[method-assign]
     answer = await refer(graph, reference_id="r1")
     assert (answer["matches"], answer["similarity"]) == ([], {"status": "failed", "reason": "away"})
     assert await matches(graph, "p1", picture(1, "JPEG")) == [("protected", "r1")]
+
+
+async def test_the_past_is_searched_once_the_index_has_the_work(graph: Graph) -> None:
+    """Or a post that comes between the search and the index would meet it neither way."""
+    had: list[list[str]] = []
+    search = graph.fake.retroactive
+
+    async def look(reference: Content) -> MatchAnswer:
+        had.append(await graph.similarity.ids("protected"))
+        return await search(reference)
+
+    graph.fake.retroactive = look  # type: ignore[method-assign]
+    graph.fake.errors = [NodeUnavailable("away for a moment")]
+    answer = await refer(graph, reference_id="r1")
+    assert (had, answer["similarity"]["status"]) == ([["r1"]], "ok")
+
+
+async def test_a_work_that_the_index_does_not_take_in_time_stands(fake_config: AppConfig, tmp_path: Path) -> None:
+    indexing = INDEXING.model_copy(update={"match_timeout_s": 0.1})
+    async with graph_of(fake_config, tmp_path, indexing=indexing) as graph:
+        take_in, graph.fake.index = graph.fake.index, _away  # type: ignore[method-assign]
+        media = base64.b64encode(picture(1)).decode()
+        answer = await graph.client.post(
+            "/v1/references", json={"owner": "o", "media_base64": media, "reference_id": "r1"}
+        )
+        assert (answer.status_code, answer.json()["similarity"]["status"]) == (201, "failed")
+        graph.fake.index = take_in  # type: ignore[method-assign]
+        await asyncio.sleep(0.5)  # its pauses have grown
+        await graph.settle()
+        assert await graph.similarity.ids("protected") == ["r1"]
+
+
+async def _away(*_: Any) -> None:
+    raise NodeUnavailable
+
+
+async def test_past_posts_count_for_the_quarantine_and_more_than_are_told_is_said(
+    fake_config: AppConfig, tmp_path: Path
+) -> None:
+    indexing = INDEXING.model_copy(update={"quarantine_posts": 2, "reuse_verdicts": False})
+    async with graph_of(fake_config, tmp_path, indexing=indexing) as graph:
+        for number in range(3):
+            await graph.post(f"p{number}", picture(1))
+        await graph.settle()
+        search = graph.fake.retroactive
+
+        async def cut(reference: Content) -> MatchAnswer:
+            return dataclasses.replace(await search(reference), truncated=True)
+
+        graph.fake.retroactive = cut  # type: ignore[method-assign]
+        answer = await refer(graph, reference_id="r1")
+        assert (len(answer["matches"]), answer["truncated"]) == (3, True)
+        assert "3 posts" in answer["quarantine_reason"]
+        assert await graph.similarity.ids("protected") == []
 
 
 async def test_a_negative_work_is_never_a_match_of_anything(either: Graph) -> None:

@@ -276,6 +276,16 @@ def test_a_negative_frame_leaves_the_others_of_a_video_to_match(world: Similarit
     assert ids(world, video("q", 0, *range(20, 28)), Use.PROTECTED) == []
 
 
+def test_more_past_posts_than_are_told_is_said(world: SimilarityService) -> None:
+    posts = [image(f"p{number}", 1) for number in range(6)]
+    world.contents.index(posts)
+    answers = [world.matching.retroactive(image("work", 1), limit=limit) for limit in (3, 6)]
+    assert [(len(answer.matches), answer.truncated) for answer in answers] == [(3, True), (6, False)]
+    world.contents.index([seen(f"q{number:02}", 2) for number in range(40)])
+    answer = world.matching.retroactive(seen("work", 2), limit=3)
+    assert (len(answer.matches), answer.truncated) == (3, True)
+
+
 def test_a_new_reference_is_held_against_past_posts(world: SimilarityService) -> None:
     world.contents.index([image("p1", 1, flipped=4), image("p2", 1, language="bn"), image("p3", 2)])
     answer = world.matching.retroactive(image("work", 1))

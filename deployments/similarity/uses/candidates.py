@@ -69,6 +69,7 @@ class Question:
     use: Use
     counts: UseSettings
     scope: Scope
+    full: set[PartitionKey] = field(default_factory=set)  # partitions that gave as many candidates as were asked for
 
 
 class Candidates:
@@ -96,8 +97,12 @@ class Candidates:
             filter=question.scope.filter,
             threshold=bits,
         )
+        if any(len(neighbours.ids) >= min(MAX_K, limit + MAX_SIGNATURES) for neighbours in found):
+            question.full.add(key)
         near = _by_candidate(found, key)
         near.pop(content.id, None)
+        if len(near) > limit:
+            question.full.add(key)
         for other in sorted(near, key=lambda other: (-near[other].frames, near[other].distance))[:limit]:
             distances = near[other].items
             items = self._watched.get(key, [*item_ids(other, key), *distances], use=use)
@@ -119,6 +124,8 @@ class Candidates:
             filter=question.scope.filter,
             threshold=threshold,
         )
+        if len(found.ids) >= self._limit(question.scope):
+            question.full.add(key)
         others = [id_ for id_ in found.ids if id_ != question.content.id]
         items = self._watched.get(key, others, use=question.use)
         for id_, score in zip(found.ids, found.scores, strict=True):

@@ -59,25 +59,32 @@ class Matching:
         return MatchAnswer(tuple(matches), failed)
 
     def retroactive(self, reference: Content, limit: int = 200) -> MatchAnswer:
-        """Past posts that a new reference matches: `id` is the post's, the segments' `other` seconds too."""
+        """Past posts that a new reference matches: `id` is the post's, the segments' `other` seconds too. The `limit`
+        surest of them; `truncated` where there may be more.
+        """
         check_content(reference)
         if not self._settings.protected.enabled:
             return MatchAnswer()
         asked, reasons = self._negative.without(reference)
-        matches, more = self.within(asked, Use.PROTECTED, Scope(Bank.POSTS, limit=limit))
+        question = Question(asked, Use.PROTECTED, self._settings.protected, Scope(Bank.POSTS, limit=limit))
+        matches, more = self._answer(question)
         reasons += more
-        return MatchAnswer(tuple(matches), {str(Use.PROTECTED): "; ".join(reasons)} if reasons else {})
+        failed = {str(Use.PROTECTED): "; ".join(reasons)} if reasons else {}
+        return MatchAnswer(tuple(matches[:limit]), failed, truncated=len(matches) > limit or bool(question.full))
 
     def within(self, content: Content, use: Use, scope: Scope) -> tuple[list[Match], list[str]]:
         """(matches, best first; why what was not searched), with the thresholds and checks of `use`."""
-        question = Question(content, use, self._settings.use(use), scope)
+        matches, reasons = self._answer(Question(content, use, self._settings.use(use), scope))
+        return matches[: scope.limit or self._settings.max_matches], reasons
+
+    def _answer(self, question: Question) -> tuple[list[Match], list[str]]:
         reasons: list[str] = []
         best: dict[str, Match] = {}
         for match in (*self._by_signatures(question, reasons), *self._by_vectors(question, reasons)):
             known = best.get(match.id)
             if known is None or _order(match) < _order(known):
                 best[match.id] = match
-        return sorted(best.values(), key=_order)[: scope.limit or self._settings.max_matches], reasons
+        return sorted(best.values(), key=_order), reasons
 
     def _by_signatures(self, question: Question, reasons: list[str]) -> Iterator[Match]:
         types = _SEEN
