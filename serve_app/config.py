@@ -22,8 +22,12 @@ from deployments.similarity.node_settings import SimilaritySettings
 from deployments.vggish.settings import VggishSettings
 from deployments.wav2vec2.settings import Wav2Vec2Settings
 from deployments.xlmr.settings import XlmrSettings
+from serve_app.events.consumer_settings import ConsumerSettings
+from serve_app.events.settings import BrokerSettings
+from serve_app.events.webhook_settings import WebhookSettings
 from serve_app.http.settings import HttpSettings
 from serve_app.profiles import PROFILE_NOTES, Profile, apply_profile
+from serve_app.promise import PromiseSettings
 from serve_app.similarity_settings import IndexingSettings
 
 DATA_DIR = Path("~/.parakh")
@@ -116,6 +120,18 @@ class StreamsNode(Frozen):
         return SoundCut(self.window_s, self.overlap_s)
 
 
+class EventsNode(Frozen):
+    broker: BrokerSettings = Field(
+        default_factory=BrokerSettings, description="Where events come from and go to; off: no events node runs."
+    )
+    consumer: ConsumerSettings = Field(default_factory=ConsumerSettings, description="How events are worked off.")
+    webhooks: WebhookSettings = Field(default_factory=WebhookSettings, description="Who is told of events by HTTP.")
+    replicas: Replicas = Field(
+        default_factory=lambda: Replicas(graceful_shutdown_timeout_s=40.0),
+        description="Processes that consume; partitions of the topics are shared among them.",
+    )
+
+
 class Ingress(Frozen):
     replicas: Replicas = Field(
         default_factory=lambda: Replicas(max_ongoing_requests=64), description="Processes that answer HTTP."
@@ -138,6 +154,8 @@ class AppConfig(Frozen):
     fusion: FusionNode = Field(default_factory=FusionNode, description="The fusion node.")
     similarity: SimilarityNode = Field(default_factory=SimilarityNode, description="The similarity node.")
     streams: StreamsNode = Field(default_factory=StreamsNode, description="Livestream audio: the wav2vec2 node.")
+    events: EventsNode = Field(default_factory=EventsNode, description="The event path: broker and webhooks.")
+    promise: PromiseSettings = Field(default_factory=PromiseSettings, description="How soon a post has its verdict.")
 
     @model_validator(mode="before")
     @classmethod

@@ -8,20 +8,16 @@ from fastapi import FastAPI
 from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.handle import DeploymentHandle
-from ray.util.metrics import Counter
 
-from deployments.policy.policy import Policy, default_policy
+from serve_app.assembly import assemble
 from serve_app.config import AppConfig
+from serve_app.events.path import OutgoingEvents
 from serve_app.graph import RayNodes
 from serve_app.http.app import create_app
 from serve_app.http.services import Services
-from serve_app.lookup import Lookup
-from serve_app.media_store import open_media_store
+from serve_app.metrics import Metrics, RayMeter
 from serve_app.nodes import encoder_cards
-from serve_app.pipeline import Pipeline
-from serve_app.records import Records
-from serve_app.records.references import FloodLimit
-from serve_app.streams.judging import ClipJudge
+from serve_app.promise import Promise
 
 
 class OpenDoorRefused(Exception):
@@ -38,53 +34,29 @@ class IngressDeployment:
     ) -> None:
         refuse_open_door(config.http.auth, str(_get_global_client().http_config.host))
         self._nodes = RayNodes(nodes)
-        policy = Policy.load(config.policy) if config.policy else default_policy()
-        indexing = config.similarity.indexing
-        records = Records(config.records_url, FloodLimit(indexing.quarantine_posts, indexing.quarantine_window_s))
-        lookup = Lookup(
-            self._nodes.similarity,
-            records.known,
-            reuse=indexing.reuse_verdicts and config.similarity.enabled,
-            timeout_s=indexing.match_timeout_s,
-            observer=RayLookupObserver(),
-        )
-        self._pipeline = Pipeline(self._nodes, policy, lookup)
-        await self._nodes.check_encoders(encoder_cards(await self._pipeline.status()))
+        metrics = Metrics(RayMeter())
+        parts = assemble(config, self._nodes, self._nodes.similarity, metrics.lookup)
+        await self._nodes.check_encoders(encoder_cards(await parts.pipeline.status()))
         self._services = Services(
-            moderator=self._pipeline,
-            records=records,
-            media_store=open_media_store(config.media_store_url),
+            moderator=parts.pipeline,
+            records=parts.records,
+            media_store=parts.media_store,
             settings=config.http,
             profile=config.profile,
             profile_note=config.profile_note,
-            policy_version=policy.version,
+            policy_version=parts.policy.version,
             fetch_media=self._nodes.fetch,
             index=self._nodes.similarity,
-            indexing=indexing,
-            clips=ClipJudge(self._nodes, policy, config.streams.cut) if config.streams.enabled else None,
-            stream_windows=policy.streams.windows,
+            indexing=config.similarity.indexing,
+            clips=parts.clips,
+            stream_windows=parts.policy.streams.windows,
+            promise=Promise(config.promise),
+            ages=metrics.ages,
+            outgoing=OutgoingEvents(config, parts.records, parts.media_store, metrics),
         )
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._services)
-
-
-class RayLookupObserver:
-    """LookupObserver over Ray's own metrics."""
-
-    def __init__(self) -> None:
-        self._matches = Counter("parakh_matches", "Matches in verdicts.", tag_keys=("use", "stage"))
-        self._reused = Counter("parakh_reused_verdicts", "Exact re-uploads that no encoder had to run for.")
-        self._failed = Counter("parakh_failed_match_searches", "Verdicts whose search for matches failed.")
-
-    def matched(self, use: str, stage: str) -> None:
-        self._matches.inc(1, {"use": use, "stage": stage})
-
-    def reused(self) -> None:
-        self._reused.inc()
-
-    def search_failed(self) -> None:
-        self._failed.inc()
 
 
 def refuse_open_door(auth: str, host: str) -> None:

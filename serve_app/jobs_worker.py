@@ -21,7 +21,7 @@ from deployments.runtime.errors import (
     Overloaded,
     ParakhError,
 )
-from deployments.runtime.values import ContentType
+from deployments.runtime.values import ContentType, Modality
 from serve_app.housekeeping import keep_house
 from serve_app.http.errors import error_object
 from serve_app.http.services import Services
@@ -44,7 +44,13 @@ class AttemptsExhausted(ParakhError):
 
 
 async def attempt(
-    services: Services, lease: Lease, media: MediaSource | None, deadline_s: float, *, wait_for_nodes: bool = False
+    services: Services,
+    lease: Lease,
+    media: MediaSource | None,
+    deadline_s: float,
+    *,
+    wait_for_nodes: bool = False,
+    without: frozenset[Modality] = frozenset(),
 ) -> Verdict:
     """Judge the post and store the verdict; returns the one that stands. Raises ParakhError."""
     if media is None:
@@ -52,7 +58,7 @@ async def attempt(
     try:
         async with asyncio.timeout(deadline_s):
             judgement = await services.moderator.judge(
-                lease.post, media, deadline_s=deadline_s, wait_for_nodes=wait_for_nodes
+                lease.post, media, deadline_s=deadline_s, wait_for_nodes=wait_for_nodes, without=without
             )
     except TimeoutError:
         raise DeadlineExceeded from None
@@ -60,7 +66,13 @@ async def attempt(
     if not all(math.isfinite(score) for score in (verdict.nsfw_score, *verdict.category_scores.values())):
         raise ParakhError  # a verdict that JSON cannot hold must not be stored
     content = judgement.content if services.index is not None else None
-    return await services.records.posts.conclude(lease, verdict, content, judgement.copy_of)
+    stands = await services.records.posts.conclude(lease, verdict, content, judgement.copy_of)
+    services.promise.note(verdict)
+    if services.ages is not None:
+        services.ages.judged("post", verdict.age_s)
+    if services.outgoing is not None:
+        services.outgoing.wake()
+    return stands
 
 
 async def _media_of(services: Services, lease: Lease) -> MediaSource | None:
@@ -198,11 +210,20 @@ class JobWorker:
             await self._attempt(lease)
 
     async def _attempt(self, lease: Lease) -> None:
-        """A modality whose node is down can wait, until the last attempt: then the post is judged without it."""
-        more = lease.attempts < self._settings.max_attempts
+        """A modality whose node is down can wait, until the last attempt or the post's deadline: then the post is
+        judged without it."""
+        plan = self._services.promise.plan(lease.post.created_at)
+        more = lease.attempts < self._settings.max_attempts and plan.wait_for_nodes
         try:
             async with kept_alive(self._jobs, lease, self._settings.lease_s):
-                await attempt(self._services, lease, None, self._settings.deadline_s, wait_for_nodes=more)
+                await attempt(
+                    self._services,
+                    lease,
+                    None,
+                    self._settings.deadline_s,
+                    wait_for_nodes=more,
+                    without=plan.without,
+                )
         except (LeaseLost, PostErased):
             log.info("post %r revision %d: no longer this worker's", lease.post.post_id, lease.post.revision)
         except ParakhError as error:

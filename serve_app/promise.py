@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Protocol
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,6 +30,14 @@ class PromiseSettings(BaseModel):
     skip_frames: bool = Field(
         True, description="Leave out a video's frames where there is no time for them; the verdict is at least review."
     )
+
+
+class AgeObserver(Protocol):
+    """Is the promise kept? `kind`: post or clip; `where`: jobs or events."""
+
+    def judged(self, kind: str, age_s: float) -> None: ...
+
+    def oldest_unfinished(self, where: str, age_s: float) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -77,6 +77,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     index_worker: IndexWorker | None = app.state.index_worker
     if index_worker is not None:
         index_worker.start()
+    if services.outgoing is not None:
+        services.outgoing.start()
     try:
         yield {}
     finally:
@@ -84,4 +86,6 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         if index_worker is not None:
             await index_worker.stop()
         await app.state.intake.drain()
+        if services.outgoing is not None:
+            await services.outgoing.stop()
         await services.records.close()

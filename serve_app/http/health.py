@@ -19,7 +19,7 @@ from serve_app.http.schemas import ErrorBody, LivenessBody, NodeBody, ReadinessB
 from serve_app.http.services import Services
 
 log = logging.getLogger(__name__)
-NOT_ENCODERS = frozenset({"fusion", "media", "wav2vec2", "similarity", "review_gate", "records", "graph"})
+NOT_ENCODERS = frozenset({"fusion", "media", "wav2vec2", "events", "similarity", "review_gate", "records", "graph"})
 STATUS_TIMEOUT_S = 5.0
 router = APIRouter(tags=["health"])
 

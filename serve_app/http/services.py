@@ -12,6 +12,7 @@ from serve_app.http.settings import HttpSettings
 from serve_app.judgement import Judgement
 from serve_app.media_store import MediaStore
 from serve_app.posts import MediaSource, ModelReport, Post, Verdict
+from serve_app.promise import AgeObserver, Promise
 from serve_app.records import Records
 from serve_app.similarity import Similarity, SimilarityOff
 from serve_app.similarity_settings import IndexingSettings
@@ -65,6 +66,16 @@ class Moderator(Protocol):
         ...
 
 
+class Outgoing(Protocol):
+    """What publishes the outbox beside the server."""
+
+    def start(self) -> None: ...
+
+    def wake(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+
 @dataclass(frozen=True)
 class Services:
     """Everything `create_app` needs."""
@@ -82,6 +93,9 @@ class Services:
 
     clips: ClipModerator | None = None  # None: runs without livestream audio
     stream_windows: int = 5  # how many windows of a stream an answer shows
+    promise: Promise = field(default_factory=Promise)
+    ages: AgeObserver | None = None
+    outgoing: Outgoing | None = None  # None: events stay in the outbox
 
     @property
     def streams(self) -> StreamIntake:

@@ -7,10 +7,11 @@ same piece sent again goes on where it broke off.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from dataclasses import dataclass
 from typing import Protocol
 
-from deployments.runtime.errors import DeadlineExceeded
+from deployments.runtime.errors import DeadlineExceeded, NotFound
 from deployments.runtime.values import SoundWindow
 from serve_app.posts import MediaSource
 from serve_app.streams.pcm import Pcm
@@ -30,7 +31,9 @@ class ClipModerator(Protocol):
 
 
 class ClipStore(Protocol):
-    async def find_clip(self, stream_id: str, start_ms: int) -> ClipResult | None: ...
+    async def find_clip(self, stream_id: str, start_ms: int) -> ClipResult:
+        """Raises NotFound."""
+        ...
 
     async def add(self, result: ClipResult) -> tuple[ClipResult, StreamState, bool]:
         """The stored result, the stream's state, and whether the clip had been there. Raises Conflict, StreamErased."""
@@ -71,8 +74,9 @@ class StreamIntake:
         return Taken([clip for clip, _, _ in added], added[-1][1], all(replayed for _, _, replayed in added))
 
     async def _result(self, turn: asyncio.Semaphore, clip: Clip, window: SoundWindow) -> ClipResult:
-        known = await self._store.find_clip(clip.stream_id, clip.start_ms)
-        if known is not None and known.sound_sha256 == window.sha256:
-            return known
+        with contextlib.suppress(NotFound):
+            known = await self._store.find_clip(clip.stream_id, clip.start_ms)
+            if known.sound_sha256 == window.sha256:
+                return known
         async with turn:
             return await self._judge.score(clip, window)

@@ -1,0 +1,171 @@
+"""The event path of one process, put together: consumer in, outbox publisher and webhooks out.
+
+EventPath       all of it: the `events` node of a Serve application, or `parakh consume`
+OutgoingEvents  the way out alone: it runs beside the HTTP server too, so that events leave where nobody consumes
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+
+from serve_app.assembly import Parts
+from serve_app.config import AppConfig
+from serve_app.events.brokers import BrokerUnavailable, ensure_topics, open_producer, open_source
+from serve_app.events.consumer import Consumer
+from serve_app.events.duty import Duty
+from serve_app.events.handling import EventHandler
+from serve_app.events.incoming import EventReader
+from serve_app.events.publisher import OutboxPublisher
+from serve_app.events.settings import BrokerSettings
+from serve_app.events.webhooks import Webhooks
+from serve_app.media_store import MediaStore
+from serve_app.metrics import Metrics
+from serve_app.nodes import NodeHandles
+from serve_app.promise import Promise
+from serve_app.records import Records, outbox
+from serve_app.records.values import Concluded, Conclusion
+
+log = logging.getLogger(__name__)
+_OUTGOING = (outbox.VERDICTS, outbox.ERASURES, outbox.REFERENCES, outbox.CLIPS, outbox.STREAMS, outbox.MILESTONES)
+_TOPICS_AGAIN_S = 5.0
+
+
+class OutgoingEvents:
+    """Any number of processes may run it; a lease in the database lets one publish at a time."""
+
+    def __init__(
+        self,
+        config: AppConfig,
+        records: Records,
+        media_store: MediaStore,
+        metrics: Metrics | None = None,
+    ) -> None:
+        broker = config.events.broker
+        self._broker = broker
+        self._webhooks = Webhooks(
+            records.webhooks,
+            config.events.webhooks,
+            Duty(records.duties, "webhooks"),
+            observer=None if metrics is None else metrics.webhooks,
+        )
+        self._publisher = OutboxPublisher(
+            records.outbox,
+            None if broker.kind == "off" else open_producer(broker),
+            Duty(records.duties, "outbox"),
+            topics=broker.topics,
+            deliveries=self._webhooks,
+            values=media_store,
+            observer=None if metrics is None else metrics.publisher,
+        )
+        self._creating: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        self._creating = asyncio.create_task(_create_topics(self._broker), name="topics")
+        self._publisher.start()
+        self._webhooks.start()
+
+    def wake(self) -> None:
+        self._publisher.wake()
+
+    async def stop(self) -> None:
+        if self._creating is not None:
+            self._creating.cancel()
+        await self._publisher.stop()
+        await self._webhooks.stop()
+
+
+class EventPath:
+    """Raises ValueError where the broker is off: there is nothing to consume."""
+
+    def __init__(
+        self,
+        config: AppConfig,
+        nodes: NodeHandles,
+        parts: Parts,
+        *,
+        metrics: Metrics | None = None,
+        indexed: bool = True,
+    ) -> None:
+        events = config.events
+        topics = consumed_topics(config)
+        self._records = parts.records
+        self._outgoing = OutgoingEvents(config, parts.records, parts.media_store, metrics)
+        handler = EventHandler(
+            parts.pipeline, parts.clips, parts.media_store, nodes.fetch, Promise(config.promise), indexed=indexed
+        )
+        self._consumer = Consumer(
+            open_source(events.broker, topics),
+            EventReader(events.broker.topics),
+            handler,
+            _Waking(parts.records, parts.media_store, self._outgoing),
+            events.consumer,
+            None if metrics is None else metrics.consumer,
+        )
+        self._running: asyncio.Task[None] | None = None
+
+    @property
+    def in_flight(self) -> int:
+        return self._consumer.in_flight
+
+    @property
+    def failed(self) -> bool:
+        """The consumer ended by itself: this process is of no use any more."""
+        return self._running is not None and self._running.done()
+
+    async def start(self) -> None:
+        """Raises RecordsUnavailable."""
+        await self._records.start()
+        self._outgoing.start()
+        self._running = asyncio.create_task(self._consumer.run(), name="consumer")
+
+    async def wait(self) -> None:
+        """Until the consumer ends. Raises what ended it."""
+        assert self._running is not None
+        await self._running
+
+    async def stop(self) -> None:
+        """Drains: what is in work is finished within `drain_s` and published; the rest goes back to the broker."""
+        self._consumer.stop()
+        if self._running is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.gather(self._running, return_exceptions=True)
+        await self._outgoing.stop()
+        await self._records.close()
+
+
+class _Waking:
+    """The store of events, whose every commit wakes the publisher. Bytes too large for a row go to the media store."""
+
+    def __init__(self, records: Records, media_store: MediaStore, outgoing: OutgoingEvents) -> None:
+        self._keep = media_store.put
+        self._outgoing = outgoing
+        self._events = records.events
+        self.known = records.events.known
+
+    async def conclude(self, conclusions: Sequence[Conclusion]) -> list[Concluded]:
+        outcomes = await self._events.conclude(conclusions, self._keep)
+        self._outgoing.wake()
+        return outcomes
+
+
+def consumed_topics(config: AppConfig) -> list[str]:
+    """The broker's names of the topics that are read: clips only where something can judge them."""
+    topics = config.events.broker.topics
+    return [name for name in topics.incoming if name != topics.clips or config.streams.enabled]
+
+
+async def _create_topics(broker: BrokerSettings) -> None:
+    """Tried until it is done: the broker may come later than this process."""
+    if broker.kind == "off" or not broker.create_topics:
+        return
+    names = [*broker.topics.incoming, broker.topics.dead_letters, *map(broker.topics.outgoing, _OUTGOING)]
+    while True:
+        try:
+            await ensure_topics(broker, list(dict.fromkeys(names)))
+            return
+        except BrokerUnavailable as error:
+            log.warning("topics are not created yet: %s", error)
+            await asyncio.sleep(_TOPICS_AGAIN_S)
