@@ -1,6 +1,6 @@
 """How well a trunk as it is served agrees with transformers' own fp32 pass, measured at every load on fixed clips.
 
-The clips are made by arithmetic: a voice-like sound that wanders, chords, and noise in bursts, of three lengths.
+The clips are stand-in sounds made by arithmetic, of three kinds and lengths.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from deployments.runtime.errors import ModelError
-from deployments.runtime.values import SAMPLE_RATE_HZ
+from deployments.runtime.stand_in_sounds import sound
 from deployments.wav2vec2.head import Head, softmax
 from deployments.wav2vec2.labels import LabelMap
 from deployments.wav2vec2.preprocess import prepare
 from deployments.wav2vec2.runtimes import Rows, TrunkRuntime
 
 _SEED = 20
-_SECONDS = (0.7, 1.9, 3.3)
+_PROBES = {"safe": 0.7, "abusive": 1.9, "violence": 3.3}  # kind of sound -> seconds
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Agreement:
 def probe_clips() -> list[NDArray[np.float32]]:
     """The same clips in every process: (n,) mono 16 kHz, within -1..1."""
     random = np.random.default_rng(_SEED)
-    return [make(round(seconds * SAMPLE_RATE_HZ), random) for make, seconds in zip(_MAKERS, _SECONDS, strict=True)]
+    return [sound(kind, seconds, random) for kind, seconds in _PROBES.items()]
 
 
 def reference_rows(model: Any, clips: Sequence[NDArray[np.float32]], all_layers: bool) -> list[Rows]:
@@ -88,29 +88,3 @@ def prepared_probes(do_normalize: bool) -> list[NDArray[np.float32]]:
 def _cosine(a: NDArray[np.float32], b: NDArray[np.float32]) -> float:
     wide_a, wide_b = a.astype(np.float64), b.astype(np.float64)
     return float(wide_a @ wide_b / np.sqrt((wide_a @ wide_a) * (wide_b @ wide_b)))
-
-
-def _voice(n: int, random: np.random.Generator) -> NDArray[np.float32]:
-    t = np.arange(n) / SAMPLE_RATE_HZ
-    phase = 2 * np.pi * np.cumsum(140 * (1 + 0.15 * np.sin(2 * np.pi * 1.3 * t))) / SAMPLE_RATE_HZ
-    harmonics = sum(np.sin(k * phase) / k for k in range(1, 16))
-    return _level(harmonics * np.sin(np.pi * 4 * t) ** 2 + 0.02 * random.standard_normal(n))
-
-
-def _chords(n: int, random: np.random.Generator) -> NDArray[np.float32]:
-    t = np.arange(n) / SAMPLE_RATE_HZ
-    notes = sum(np.sin(2 * np.pi * 220 * 2 ** (step / 12) * t) for step in (0, 4, 7, 12))
-    return _level(notes * np.exp(-((t * 2.5) % 1)) + 0.01 * random.standard_normal(n))
-
-
-def _bursts(n: int, random: np.random.Generator) -> NDArray[np.float32]:
-    t = np.arange(n) / SAMPLE_RATE_HZ
-    return _level(random.standard_normal(n) * np.exp(-12 * ((t * 1.7) % 1)) + 0.2 * np.sin(2 * np.pi * 90 * t))
-
-
-def _level(sound: NDArray[np.float64]) -> NDArray[np.float32]:
-    levelled: NDArray[np.float32] = (0.5 * sound / np.abs(sound).max()).astype(np.float32)
-    return levelled
-
-
-_MAKERS = (_voice, _chords, _bursts)
