@@ -100,8 +100,8 @@ class KafkaSettings(Frozen):
         MIB, ge=1024, description="Largest record that is sent; not above the topics' `max.message.bytes`."
     )
     partitions: int = Field(12, ge=1, description="Partitions of a topic that is created; bounds the group's members.")
-    replication_factor: int = Field(
-        -1, ge=-1, description="Replicas of a topic that is created; -1: the broker's default."
+    replication_factor: int | None = Field(
+        None, ge=1, description="Replicas of a topic that is created; unset: the broker's default."
     )
 
 

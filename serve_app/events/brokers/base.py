@@ -27,17 +27,14 @@ from serve_app.events.message import Message
 
 
 class BrokerUnavailable(NodeUnavailable):
-    code = "broker_unavailable"
     message = "The message broker does not answer."
 
 
 class TopicMissing(BrokerUnavailable):
-    code = "topic_missing"
     message = "The message broker has no such topic."
 
 
 class MessageTooLarge(TooLarge):
-    code = "message_too_large"
     message = "The message is larger than the broker accepts."
 
 
@@ -100,7 +97,7 @@ async def publish_in_order(
     records: Sequence[OutRecord], send: Callable[[OutRecord], Awaitable[ParakhError | None]]
 ) -> list[ParakhError | None]:
     """Sends in rounds, the n-th record of every key in the n-th: all keys at once, and each in its order. A key whose
-    record may not have arrived sends no more. `send` must begin to send before it first waits."""
+    record may not have arrived sends no more."""
     results: list[ParakhError | None] = [None] * len(records)
     waiting = _rounds(records)
     stopped: dict[tuple[str, bytes], ParakhError] = {}

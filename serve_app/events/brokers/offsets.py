@@ -48,6 +48,11 @@ class ContiguousOffsets:
         while window.open and window.open[0] in window.done:
             window.done.discard(window.open.popleft())
 
+    def next(self, partition: Partition) -> int | None:
+        """The first offset that is not done; None where nothing was taken."""
+        window = self._windows.get(partition)
+        return None if window is None else window.next
+
     def committable(self) -> dict[Partition, int]:
         """Partition -> the offset to read next, for those where it is higher than what was committed."""
         return {
