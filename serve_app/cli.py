@@ -16,6 +16,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from deployments.runtime.errors import InvalidInput, ParakhError
+from serve_app import event_commands
 from serve_app.config_file import LOCAL_CONFIG, ConfigError, ConfigOption, DataDirOption, load_config
 from serve_app.index import commands as index_commands
 
@@ -27,6 +28,8 @@ app.add_typer(models_app, name="models")
 app.add_typer(keys_app, name="keys")
 app.add_typer(index_commands.app, name="index")
 app.add_typer(holds_app, name="holds")
+app.add_typer(event_commands.app, name="events")
+app.command()(event_commands.consume)
 
 console = Console()
 errors = Console(stderr=True)

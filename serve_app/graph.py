@@ -73,6 +73,12 @@ def bind_nodes(config: AppConfig) -> dict[str, Application]:
     return nodes
 
 
+def node_names(config: AppConfig) -> list[str]:
+    """The names that `bind_nodes` gives."""
+    chosen = (("similarity", config.similarity.enabled), ("wav2vec2", config.streams.enabled))
+    return ["media", "clip", "vggish", "xlmr", "fusion", *(name for name, enabled in chosen if enabled)]
+
+
 def scaled(deployment: Deployment, replicas: Replicas) -> Deployment:
     actor_options: dict[str, Any] = {"num_cpus": replicas.num_cpus, "num_gpus": replicas.num_gpus}
     if replicas.memory_bytes is not None:
