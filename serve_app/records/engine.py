@@ -13,12 +13,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from sqlalchemy import URL, Connection, create_engine, event, make_url, text
-from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
@@ -30,6 +30,13 @@ T = TypeVar("T")
 Work = Callable[[Session], T]
 BUSY_TIMEOUT_S = 15.0
 SQLITE_READERS = 4
+LOCK_ORDER = ("event", "letter", "post", "stream", "key", "media", "reference")
+_LOCK_ALL = text(  # the rows of unnest come in the order of the array
+    "SELECT count(pg_advisory_xact_lock(hashtextextended(name, 0))) FROM unnest(CAST(:names AS text[])) AS name"
+)
+# SQLSTATE classes: connection, transaction rollback, resources, object state, operator's intervention, system error
+_PASSING = ("08", "40", "53", "55", "57", "58")
+_DATA_FAULTS = ("22", "23")  # data exception, integrity constraint
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 # the timeout first: going over to WAL may have to wait for another process that is making the tables
 _PRAGMAS = (f"busy_timeout={int(BUSY_TIMEOUT_S * 1000)}", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON")
@@ -51,7 +58,13 @@ class Database(Protocol):
         ...
 
     def lock(self, session: Session, kind: str, name: str) -> None:
-        """Until the transaction ends no other writer holds (kind, name). Order: post, then key, then media."""
+        """Until the transaction ends no other writer holds (kind, name). Who takes several keeps to `LOCK_ORDER`, and
+        within a kind to the order of the names, or two writers wait for each other.
+        """
+        ...
+
+    def lock_all(self, session: Session, names: Iterable[tuple[str, str]]) -> None:
+        """All of them, in their order, in one statement."""
         ...
 
     async def close(self) -> None: ...
@@ -93,6 +106,9 @@ class SqliteDatabase:
     def lock(self, session: Session, kind: str, name: str) -> None:
         """The write lock is held already."""
 
+    def lock_all(self, session: Session, names: Iterable[tuple[str, str]]) -> None:
+        """The write lock is held already."""
+
     async def close(self) -> None:
         """Waits for what runs; its threads end with it."""
         await asyncio.to_thread(self._close)
@@ -131,6 +147,11 @@ class PostgresDatabase:
         statement = text("SELECT pg_advisory_xact_lock(hashtextextended(:name, 0))")
         session.execute(statement, {"name": f"{kind}:{name}"})
 
+    def lock_all(self, session: Session, names: Iterable[tuple[str, str]]) -> None:
+        ordered = sorted(set(names), key=lambda name: (LOCK_ORDER.index(name[0]), name[1].encode()))
+        if ordered:
+            session.execute(_LOCK_ALL, {"names": [f"{kind}:{name}" for kind, name in ordered]})
+
     async def close(self) -> None:
         await self._engine.dispose()
 
@@ -156,6 +177,18 @@ def _as_unavailable() -> Iterator[None]:
         log.warning("the database does not answer: %s", error)
         raise RecordsUnavailable from error
     except DBAPIError as error:
-        if error.connection_invalidated:
+        if error.connection_invalidated or _sqlstate(error).startswith(_PASSING):
+            log.warning("the database does not answer: %s", error)
             raise RecordsUnavailable from error
         raise
+
+
+def is_fault_of_data(error: Exception) -> bool:
+    """Whether a transaction failed for what was to be written, and will again: not for the state of the database."""
+    if isinstance(error, DBAPIError):
+        return isinstance(error, (IntegrityError, DataError)) or _sqlstate(error).startswith(_DATA_FAULTS)
+    return isinstance(error, (StatementError, ValueError, TypeError, LookupError, ArithmeticError))
+
+
+def _sqlstate(error: DBAPIError) -> str:
+    return getattr(error.orig, "sqlstate", None) or ""

@@ -6,9 +6,10 @@ from sqlalchemy import Select, delete, select
 from sqlalchemy.orm import Session
 
 from deployments.similarity.content import Bank
-from serve_app.records import audit, garbage, holds, index_jobs, leases, outbox
+from serve_app.records import audit, dead_letters, garbage, holds, index_jobs, leases, outbox
 from serve_app.records.engine import Database
 from serve_app.records.errors import PostNotFound, UnderLegalHold
+from serve_app.records.event_tables import ViewCountRow
 from serve_app.records.similarity_tables import ExternalItemRow, ReferenceMatchRow
 from serve_app.records.tables import ErasureRow, IdempotencyRow, JobRow, PostRow, VerdictRow
 
@@ -45,7 +46,9 @@ def _erase(database: Database, session: Session, post_id: str, actor: str) -> No
     session.execute(delete(ReferenceMatchRow).where(ReferenceMatchRow.post_id == post_id))
     ours = (ExternalItemRow.bank == Bank.POSTS) & (ExternalItemRow.item_id == post_id)
     session.execute(delete(ExternalItemRow).where(ours))  # or a restored backup would keep it
-    outbox.forget_verdicts(session, post_id)
+    session.execute(delete(ViewCountRow).where(ViewCountRow.post_id == post_id))
+    outbox.forget(session, [post_id], outbox.VERDICTS, outbox.MILESTONES)
+    dead_letters.forget(session, post_id)
     index_jobs.add(session, "remove", Bank.POSTS, post_id)
     at = leases.now()
     digests = sorted({row.media_sha256 for row in revisions if row.media_sha256 is not None})
@@ -53,7 +56,8 @@ def _erase(database: Database, session: Session, post_id: str, actor: str) -> No
         database.lock(session, "media", digest)  # or a sweep that still counts this post forgets the file
     garbage.add(session, *digests)
     session.add(ErasureRow(post_id=post_id, erased_at=at))
-    outbox.add(session, outbox.ERASURES, post_id, {"post_id": post_id, "erased_at": at.isoformat()})
+    told = {"post_id": post_id, "erased_at": at.isoformat()}
+    outbox.add(session, outbox.NewEvent(outbox.ERASURES, outbox.POST_ERASED, post_id, told))
     audit.add(session, actor, "post.erase", post_id, revisions=sorted(row.revision for row in revisions))
 
 

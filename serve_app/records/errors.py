@@ -7,10 +7,15 @@ ParakhError
 │   ├── IdempotencyConflict  the key was used for another request
 │   ├── IdempotencyInProgress  the key's first request is still running; carries retry_after_s
 │   ├── UnderLegalHold       the post is evidence: it is not erased
-│   └── ReferenceExists      the id of a reference is taken
+│   ├── ReferenceExists      the id of a reference is taken
+│   ├── ClipConflict         this clip of the stream exists with other sound
+│   └── StreamErased         the stream was erased; its id is never taken again
 ├── PostNotFound             404
 ├── ReferenceNotFound        404
 ├── HashListNotFound         404
+├── StreamNotFound           404
+├── ClipNotFound             404
+├── DeadLetterNotFound       404
 ├── MediaBeingDeleted        503, where waiting for the sweep to finish takes too long
 └── LeaseLost                the job went to another worker; never reaches a client
 """
@@ -59,6 +64,16 @@ class ReferenceExists(Conflict):
     message = "There is a reference with this id."
 
 
+class ClipConflict(Conflict):
+    code = "clip_conflict"
+    message = "This clip of the stream exists with other sound."
+
+
+class StreamErased(Conflict):
+    code = "stream_erased"
+    message = "The stream was erased; its id cannot be used again."
+
+
 class ReferenceNotFound(NotFound):
     code = "reference_not_found"
     message = "There is no such reference."
@@ -72,6 +87,21 @@ class HashListNotFound(NotFound):
 class PostNotFound(NotFound):
     code = "post_not_found"
     message = "There is no such post or revision."
+
+
+class StreamNotFound(NotFound):
+    code = "stream_not_found"
+    message = "There is no such stream."
+
+
+class ClipNotFound(NotFound):
+    code = "clip_not_found"
+    message = "There is no such clip of the stream."
+
+
+class DeadLetterNotFound(NotFound):
+    code = "dead_letter_not_found"
+    message = "There is no such dead letter."
 
 
 class MediaBeingDeleted(NodeUnavailable):

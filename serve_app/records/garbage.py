@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session
 from deployments.runtime.errors import NodeUnavailable
 from serve_app.records import leases
 from serve_app.records.engine import Database
+from serve_app.records.event_tables import DeadLetterRow
 from serve_app.records.similarity_tables import LegalHoldRow
 from serve_app.records.tables import JobRow, MediaGarbageRow, PostRow
 
@@ -52,8 +53,9 @@ class GarbageStore:
         """Those of `digests` that no post refers to; returns how many."""
 
         def work(session: Session) -> int:
-            query = select(PostRow.media_sha256).where(PostRow.media_sha256.in_(digests))
-            orphans = set(digests) - set(session.scalars(query))
+            ours = select(PostRow.media_sha256).where(PostRow.media_sha256.in_(digests))
+            dead = select(DeadLetterRow.value_sha256).where(DeadLetterRow.value_sha256.in_(digests))
+            orphans = set(digests) - set(session.scalars(ours)) - set(session.scalars(dead))
             add(session, *orphans)
             return len(orphans)
 
@@ -101,7 +103,8 @@ class GarbageStore:
             return False
         needed = session.scalar(select(func.count()).where(PostRow.media_sha256 == digest))
         held = session.scalar(select(func.count()).where(LegalHoldRow.media_sha256 == digest))
-        if needed or held:
+        dead = session.scalar(select(func.count()).where(DeadLetterRow.value_sha256 == digest))
+        if needed or held or dead:
             session.delete(row)
             return False
         row.deleting_until = at + timedelta(seconds=MARK_S)

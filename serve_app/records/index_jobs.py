@@ -12,14 +12,17 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Select, func, select
+from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.orm import Session
 
 from deployments.similarity.content import Content
 from serve_app import content_bytes
 from serve_app.records import leases
+from serve_app.records.bulk import insert_all
 from serve_app.records.engine import Database
 from serve_app.records.similarity_tables import IndexJobRow
 from serve_app.similarity import IndexJob
@@ -28,6 +31,22 @@ log = logging.getLogger(__name__)
 _BUSY = "busy"  # stands in `error` while a worker has the row
 _UNREADABLE = "unreadable: "
 _NEVER = datetime(9999, 1, 1, tzinfo=UTC)  # `available_at` of what failed
+
+
+@dataclass(frozen=True)
+class Word:
+    """What the index is to be told of one item."""
+
+    op: str  # index, copy, remove
+    bank: str
+    item_id: str
+    revision: int = 0
+    content: Content | None = None
+    source_id: str | None = None
+
+    @property
+    def item(self) -> tuple[str, str]:
+        return str(self.bank), self.item_id
 
 
 def add(
@@ -41,16 +60,49 @@ def add(
     source_id: str | None = None,
 ) -> None:
     """Joins the caller's transaction, which holds the lock on the post or reference."""
+    add_all(session, [Word(op, bank, item_id, revision, content, source_id)])
+
+
+def add_all(session: Session, words: Sequence[Word]) -> None:
+    """The last word on each item counts. Joins the caller's transaction, which holds the locks on all of them."""
+    last = {word.item: word for word in words}
+    standing = {(row.bank, row.item_id): row for row in session.scalars(_rows(list(last)))} if last else {}
     at = leases.now()
-    row = session.get(IndexJobRow, (bank, item_id), with_for_update=True)
-    if row is None:
-        row = IndexJobRow(bank=bank, item_id=item_id, available_at=at, error=None)
-        session.add(row)
-    elif row.error != _BUSY:
-        row.available_at, row.error = at, None
-    row.token, row.op, row.revision, row.source_id = secrets.token_hex(16), op, revision, source_id
-    row.content = None if content is None else content_bytes.to_bytes(content)
-    row.created_at, row.attempts = at, 0
+    for item, word in last.items():
+        if (row := standing.get(item)) is not None:
+            if row.error != _BUSY:
+                row.available_at, row.error = at, None
+            for name, value in _values(word, at).items():
+                setattr(row, name, value)
+    fresh = [
+        _values(word, at) | {"bank": item[0], "item_id": item[1], "available_at": at, "error": None}
+        for item, word in last.items()
+        if item not in standing
+    ]
+    insert_all(session, IndexJobRow, fresh)
+
+
+def _rows(items: Sequence[tuple[str, str]]) -> Select[IndexJobRow]:
+    """Locked in the order of their keys, as everywhere: two transactions never wait for each other."""
+    return (
+        select(IndexJobRow)
+        .where(tuple_(IndexJobRow.bank, IndexJobRow.item_id).in_(items))
+        .order_by(IndexJobRow.bank, IndexJobRow.item_id)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
+
+
+def _values(word: Word, at: datetime) -> dict[str, Any]:
+    return {
+        "token": secrets.token_hex(16),
+        "op": word.op,
+        "revision": word.revision,
+        "source_id": word.source_id,
+        "content": None if word.content is None else content_bytes.to_bytes(word.content),
+        "created_at": at,
+        "attempts": 0,
+    }
 
 
 class IndexJobStore:
@@ -95,7 +147,7 @@ class IndexJobStore:
 
         def work(session: Session) -> list[IndexJob]:
             overtaken = []
-            for job in jobs:
+            for job in sorted(jobs, key=lambda job: (job.bank, job.id)):
                 row = session.get(IndexJobRow, (job.bank, job.id), with_for_update=True)
                 if row is None:
                     overtaken.append(job)

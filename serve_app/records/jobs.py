@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session
 
 from serve_app.records import leases
 from serve_app.records.engine import Database
-from serve_app.records.tables import IdempotencyRow, JobRow, PostRow
+from serve_app.records.tables import FAILED, UNFINISHED, IdempotencyRow, JobRow, PostRow
 from serve_app.records.values import Lease, QueueState
 
 
@@ -22,7 +22,7 @@ class JobStore:
         self._database = database
 
     async def claim(self, lease_s: float, limit: int = 1) -> list[Lease]:
-        """Up to `limit` jobs that wait or whose worker gave no sign of life, oldest first; durable from now on."""
+        """Up to `limit` jobs that wait or whose worker gave no sign of life, oldest post first; durable from now on."""
 
         def work(session: Session) -> list[Lease]:
             at = leases.now()
@@ -80,13 +80,12 @@ class JobStore:
         await self._database.write(work)
 
     async def state(self) -> QueueState:
-        unfinished = JobRow.status.in_(("pending", "running"))
+        waiting = select(func.count(), func.min(JobRow.created_at), func.min(JobRow.post_created_at)).where(UNFINISHED)
 
         def work(session: Session) -> QueueState:
-            waiting = select(func.count(), func.min(JobRow.created_at)).where(unfinished)
-            count, oldest = session.execute(waiting).one()
-            failed = session.scalar(select(func.count()).where(JobRow.status == "failed"))
-            return QueueState(count, failed or 0, oldest)
+            count, oldest, oldest_post = session.execute(waiting.select_from(JobRow)).one()
+            failed = session.scalar(select(func.count()).select_from(JobRow).where(FAILED))
+            return QueueState(count, failed or 0, oldest, oldest_post)
 
         return await self._database.read(work)
 
@@ -102,8 +101,8 @@ def _claimable(at: datetime, limit: int) -> Select[JobRow, PostRow]:
     return (
         select(JobRow, PostRow)
         .join(PostRow, (JobRow.post_id == PostRow.post_id) & (JobRow.revision == PostRow.revision))
-        .where(or_(waiting, abandoned))
-        .order_by(JobRow.created_at)
+        .where(UNFINISHED, or_(waiting, abandoned))
+        .order_by(JobRow.post_created_at)
         .limit(limit)
     )
 

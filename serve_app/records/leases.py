@@ -28,10 +28,29 @@ def new_job(submission: Submission, at: datetime) -> JobRow:
         revision=submission.post.revision,
         status="pending",
         created_at=at,
+        post_created_at=submission.post.created_at,
         available_at=at,
         attempts=0,
         durable=False,
     )
+
+
+def done_values(submission: Submission, at: datetime) -> dict[str, Any]:
+    """The row of a job that was done before it was written: the event path judges first."""
+    return {
+        "post_id": submission.post.post_id,
+        "revision": submission.post.revision,
+        "status": "done",
+        "created_at": at,
+        "post_created_at": submission.post.created_at,
+        "available_at": at,
+        "lease": None,
+        "lease_until": None,
+        "attempts": 1,
+        "durable": True,
+        "error": None,
+        "finished_at": at,
+    }
 
 
 def reset(job: JobRow, at: datetime) -> None:

@@ -184,7 +184,8 @@ def _quarantine(session: Session, row: ReferenceRow, reason: str) -> None:
     log.warning("reference %s is quarantined: %s", row.reference_id, reason)
     audit.add(session, "flood limit", "reference.quarantine", row.reference_id, reason=reason)
     payload = {"reference_id": row.reference_id, "owner": row.owner, "reason": reason, "at": at.isoformat()}
-    outbox.add(session, outbox.REFERENCES, row.reference_id, payload)
+    event = outbox.NewEvent(outbox.REFERENCES, outbox.REFERENCE_QUARANTINED, row.reference_id, payload)
+    outbox.add(session, event)
     _follow(session, row)
 
 

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Self
 
 from sqlalchemy import text
 
+from deployments.policy.policy import default_policy
 from serve_app.records.audit import AuditStore
+from serve_app.records.dead_letters import DeadLetterStore
+from serve_app.records.duties import DutyStore
 from serve_app.records.engine import open_database
 from serve_app.records.erasure import ErasureStore
+from serve_app.records.events import EventStore
 from serve_app.records.external import ExternalItemStore
 from serve_app.records.garbage import GarbageStore
 from serve_app.records.hash_lists import HashListStore
@@ -23,12 +28,24 @@ from serve_app.records.outbox import OutboxStore
 from serve_app.records.posts import PostStore
 from serve_app.records.reconciling import ReconcileStore
 from serve_app.records.references import FloodLimit, ReferenceStore
+from serve_app.records.streams import StreamStore
+from serve_app.records.view_counts import MILESTONES
+from serve_app.records.webhooks import WebhookStore
+from serve_app.streams.state import StreamRule
 
 
 class Records:
     """Nothing is opened before `start` (or the first use); it may be built outside an event loop."""
 
-    def __init__(self, url: str, flood: FloodLimit = FloodLimit()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        url: str,
+        flood: FloodLimit = FloodLimit(),  # noqa: B008
+        rule: StreamRule | None = None,
+        milestones: Sequence[int] = MILESTONES,
+    ) -> None:
+        """`rule`: how clips add up to a stream's state, by the default policy where None."""
+        rule = rule or StreamRule(default_policy())
         self._database = open_database(url)
         self._starting = asyncio.Lock()
         self._started = False
@@ -36,6 +53,11 @@ class Records:
         self.jobs = JobStore(self._database)
         self.erasures = ErasureStore(self._database)
         self.garbage = GarbageStore(self._database)
+        self.events = EventStore(self._database, flood, rule, milestones)
+        self.streams = StreamStore(self._database, rule)
+        self.dead_letters = DeadLetterStore(self._database)
+        self.webhooks = WebhookStore(self._database)
+        self.duties = DutyStore(self._database)
         self.keys = KeyStore(self._database)
         self.outbox = OutboxStore(self._database)
         self.audit = AuditStore(self._database)

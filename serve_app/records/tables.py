@@ -1,5 +1,6 @@
 """The SQL tables, in the order a post meets them: post -> job -> verdict -> outbox and index job; beside them keys,
-audit, erasure. The tables of similarity search stand in `similarity_tables`.
+audit, erasure. The tables of similarity search stand in `similarity_tables`, those of the event path and of streams
+in `event_tables`.
 
 A post's content and a verdict are JSON in text columns (a NUL in a caption is legal JSON and illegal in PostgreSQL's
 text and jsonb); what queries filter on stands in columns of its own. Erasing a post deletes its rows; the tombstone
@@ -22,6 +23,7 @@ from sqlalchemy import (
     String,
     Text,
     TypeDecorator,
+    text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
@@ -55,8 +57,16 @@ class Table(DeclarativeBase):
     type_annotation_map = {datetime: UtcDateTime(), str: Text(), bytes: LargeBinary()}  # noqa: RUF012
 
 
+def partial_index(name: str, *columns: str, where: str) -> Index:
+    """An index of the rows that fulfil `where`, on both databases."""
+    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
+
+
 _POST_ID = String(128).with_variant(String(128, collation="C"), "postgresql")  # ordered by bytes, as an index orders
 _DIGEST = String(64)
+# literal in index and query alike: SQLite uses a partial index only where the query repeats its condition word for word
+UNFINISHED = text("jobs.status IN ('pending', 'running')")
+FAILED = text("jobs.status = 'failed'")
 _SEQUENCE = BigInteger().with_variant(Integer(), "sqlite")  # SQLite numbers rows itself only for INTEGER keys
 
 
@@ -82,12 +92,14 @@ class JobRow(Table):
     __tablename__ = "jobs"
     __table_args__ = (
         ForeignKeyConstraint(["post_id", "revision"], ["posts.post_id", "posts.revision"], ondelete="CASCADE"),
-        Index("ix_jobs_queue", "status", "available_at", "created_at"),
+        partial_index("ix_jobs_unfinished", "post_created_at", where="status IN ('pending', 'running')"),
+        partial_index("ix_jobs_failed", "finished_at", where="status = 'failed'"),
     )
     post_id: Mapped[str] = mapped_column(_POST_ID, primary_key=True)
     revision: Mapped[int] = mapped_column(primary_key=True)
     status: Mapped[str] = mapped_column(String(8))  # pending, running, done, failed
     created_at: Mapped[datetime]
+    post_created_at: Mapped[datetime]  # the post's own: the oldest post is judged first
     available_at: Mapped[datetime]  # not claimed before
     lease: Mapped[str | None] = mapped_column(String(32))  # token of the claim that runs it
     lease_until: Mapped[datetime | None]
@@ -137,15 +149,22 @@ class OutboxRow(Table):
     """An event that must leave: written with its cause in one transaction, published later, in order of `id`."""
 
     __tablename__ = "outbox"
-    __table_args__ = (Index("ix_outbox_unpublished", "published_at", "id"),)
+    __table_args__ = (
+        partial_index("ix_outbox_waiting", "id", where="published_at IS NULL"),
+        partial_index("ix_outbox_published", "published_at", where="published_at IS NOT NULL"),
+    )
     id: Mapped[int] = mapped_column(_SEQUENCE, primary_key=True, autoincrement=True)
     event_id: Mapped[str] = mapped_column(String(36), unique=True)
     topic: Mapped[str] = mapped_column(String(64))
-    key: Mapped[str] = mapped_column(_POST_ID, index=True)  # the post's id: one partition, one order
+    type: Mapped[str] = mapped_column(String(64))  # of the CloudEvent
+    key: Mapped[str] = mapped_column(_POST_ID, index=True)  # id of the post or stream: one partition, one order
     payload: Mapped[str]  # JSON; references, never evidence
     created_at: Mapped[datetime]
     published_at: Mapped[datetime | None]
     attempts: Mapped[int]
+    next_attempt_at: Mapped[datetime | None]  # not published before
+    last_error: Mapped[str | None] = mapped_column(Text())
+    dead_letter_id: Mapped[str | None] = mapped_column(String(36))  # the message to publish in place of the payload
 
 
 class ErasureRow(Table):

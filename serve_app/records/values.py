@@ -64,13 +64,59 @@ class PostState:
 
 
 @dataclass(frozen=True)
+class EventId:
+    """CloudEvents 1.0: producers make `source` + `id` unique for each distinct event."""
+
+    source: str
+    id: str
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message that could not be worked off, as it came, and why."""
+
+    id: str
+    topic: str
+    partition: int
+    offset: int
+    key: bytes | None
+    headers: Mapping[str, bytes]
+    value: bytes | None  # None: too large for the database; the media store has it under `value_sha256`
+    value_sha256: str | None
+    size: int
+    code: str
+    reason: str
+    event: EventId | None  # None: it could not be read
+    at: datetime
+    attempts: int  # how often it was replayed and dead again
+    replayed_at: datetime | None
+
+
+@dataclass(frozen=True)
 class OutboxEvent:
     id: int
-    event_id: str
+    event_id: str  # the same however often it is published
     topic: str
+    type: str  # of the CloudEvent
     key: str
     payload: Mapping[str, Any]
     created_at: datetime
+    attempts: int = 0  # failed ones
+    dead_letter: DeadLetter | None = None  # its message is what leaves, in place of a CloudEvent
+
+
+@dataclass(frozen=True)
+class WebhookDelivery:
+    """An event for one endpoint."""
+
+    event_id: str
+    endpoint: str
+    topic: str
+    type: str
+    key: str
+    payload: Mapping[str, Any]
+    created_at: datetime  # of the event
+    attempts: int  # failed ones
 
 
 @dataclass(frozen=True)
@@ -89,14 +135,7 @@ class QueueState:
     unfinished: int
     failed: int
     oldest_unfinished: datetime | None
-
-
-@dataclass(frozen=True)
-class EventId:
-    """CloudEvents 1.0: producers make `source` + `id` unique for each distinct event."""
-
-    source: str
-    id: str
+    oldest_post: datetime | None = None  # when the oldest post that waits for its verdict was published
 
 
 @dataclass(frozen=True)
