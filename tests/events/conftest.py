@@ -13,7 +13,7 @@ from tests.events.servers import BrokerProcess, Missing, kafka_process, nats_pro
 @pytest.fixture(scope="session")
 def kafka_server() -> Iterator[str]:
     """host:port of a broker that speaks Kafka's protocol."""
-    server = _started(kafka_process)
+    server = started(kafka_process)
     yield server.address
     server.stop()
 
@@ -21,12 +21,12 @@ def kafka_server() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """host:port of NATS with JetStream."""
-    server = _started(lambda: nats_process(tmp_path_factory.mktemp("nats")))
+    server = started(lambda: nats_process(tmp_path_factory.mktemp("nats")))
     yield server.address
     server.stop()
 
 
-def _started(start: Callable[[], BrokerProcess]) -> BrokerProcess:
+def started(start: Callable[[], BrokerProcess]) -> BrokerProcess:
     try:
         return start()
     except Missing as reason:

@@ -23,10 +23,9 @@ def settings_for(kind: str, server: str, **changes: Any) -> BrokerSettings:
 
 
 class World:
-    """`redelivers`: what is taken and neither kept nor done comes again although its member lives."""
-
     def __init__(self, name: str, fake: FakeBroker | None = None, settings: BrokerSettings | None = None) -> None:
         self.name = name
+        self.run = uuid.uuid4().hex[:8]  # every world has its own groups
         self.fake = fake
         self._settings = settings
         self._opened: list[Source | Producer] = []
@@ -47,6 +46,7 @@ class World:
         return name
 
     async def source(self, *topics: str, group: str = "g") -> Source:
+        group = f"{group}-{self.run}"
         if self.fake is not None:
             source: Source = self.fake.source(topics, group)
         else:
