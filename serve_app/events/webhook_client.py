@@ -126,7 +126,7 @@ class WebhookClient:
         await self._transport.aclose()
 
     def check(self) -> None:
-        """Raises SecretUnusable: told at start rather than at the first event."""
+        """Raises SecretUnusable: told before an event has to suffer from it."""
         self._secrets.signature("check", datetime.now(UTC), b"")
 
     async def post(self, event_id: str, body: bytes) -> Answer:

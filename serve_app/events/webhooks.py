@@ -37,6 +37,7 @@ ABANDONED_AFTER = timedelta(days=4)  # more than the whole schedule: nobody post
 PAGE = 64
 POLL_S = 1.0
 MAX_REST_S = HOUR_S
+NO_SECRET_REST_S = 15.0
 
 
 class Store(Protocol):
@@ -118,9 +119,7 @@ class Webhooks:
             line.wake.set()
 
     def start(self) -> None:
-        """Raises SecretUnusable: an endpoint that cannot sign is an error of the settings."""
-        for line in self._lines.values():
-            line.client.check()
+        """An endpoint whose secrets cannot be read waits and says so: it must not keep the process from its work."""
         if self._lines:
             self._tasks = [asyncio.create_task(work) for work in (self._duty.keep(), self._sweep())]
             self._tasks += [asyncio.create_task(line.run(), name=f"webhook-{n}") for n, line in self._lines.items()]
@@ -216,6 +215,12 @@ class _Line:
         if resting_s > 0 or not await self._duty.hold():
             await self._pause(self._stop, min(resting_s, 1.0) if resting_s > 0 else self._poll_s)
             return
+        try:
+            self.client.check()
+        except SecretUnusable as error:  # no attempt is spent on it
+            log.error("webhooks to %s wait: %s", self.endpoint.name, error)
+            self._rests_until = time.monotonic() + NO_SECRET_REST_S
+            return
         page = await self._store.due(PAGE, [self.endpoint.name])
         waiting = deque(delivery for delivery in page if delivery.event_id not in self._running)
         if not waiting and not self._running:
@@ -279,4 +284,4 @@ def _client(endpoint: WebhookEndpoint, settings: WebhookSettings) -> WebhookClie
     return WebhookClient(endpoint, settings.private_networks, connections=settings.concurrency)
 
 
-__all__ = ["SCHEDULE_S", "SecretUnusable", "WebhookObserver", "Webhooks"]
+__all__ = ["SCHEDULE_S", "WebhookObserver", "Webhooks"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,7 @@ from standardwebhooks import Webhook
 
 from serve_app.events.duty import Duty
 from serve_app.events.webhook_settings import WebhookSettings
-from serve_app.events.webhooks import SCHEDULE_S, SecretUnusable, Webhooks
+from serve_app.events.webhooks import SCHEDULE_S, Webhooks
 from tests.events.receivers import MemoryDuties, MemoryWebhooks, Receiver, delivery, listening, settings_for, until
 
 FAST = (0.0, 0.05, 0.05)
@@ -223,9 +222,21 @@ async def test_deliveries_of_an_endpoint_that_was_removed_end_after_days(tmp_pat
     assert store.outcomes("e0") == ["open"]
 
 
-def test_an_endpoint_that_cannot_sign_is_told_at_the_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG)
-    settings = settings_for(tmp_path, Receiver(port=1))
-    settings.endpoints[0].secret_file.unlink()
-    with pytest.raises(SecretUnusable):
-        webhooks(MemoryWebhooks(), settings).start()
+async def test_an_endpoint_that_cannot_sign_waits_says_so_and_spends_no_attempt(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("serve_app.events.webhooks.NO_SECRET_REST_S", 0.1)
+    store = MemoryWebhooks(delivery())
+    async with listening() as receiver:
+        settings = settings_for(tmp_path, receiver)
+        file = settings.endpoints[0].secret_file
+        secret = file.read_text()
+        file.unlink()
+        served = webhooks(store, settings)
+        served.start()
+        await until(lambda: "secret0 cannot be read" in caplog.text)
+        assert receiver.got == []
+        file.write_text(secret)
+        await until(lambda: store.outcomes() == ["delivered"])
+        await served.stop()
+    assert store.kept["ev1", "e0"].delivery.attempts == 0
