@@ -94,18 +94,10 @@ async def _nodes(config: AppConfig, attach: str | None, application: str) -> Asy
         finally:
             await nodes.close()
         return
-    import ray
-    from ray import serve
+    from serve_app.graph import attached
 
-    from serve_app.graph import RayNodes, node_names
-
-    ray.init(address=attach, namespace="serve", log_to_driver=False)
-    try:
-        handles = {name: serve.get_deployment_handle(name, application) for name in node_names(config)}
-        attached = RayNodes(handles)
-        yield attached, attached.similarity
-    finally:
-        ray.shutdown()
+    with attached(config, attach, application) as handles:
+        yield handles, handles.similarity
 
 
 @app.command("dead")

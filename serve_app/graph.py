@@ -11,10 +11,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import ray
 import ray.exceptions
+from ray import serve
 from ray.serve import Application, Deployment
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -77,6 +80,16 @@ def node_names(config: AppConfig) -> list[str]:
     """The names that `bind_nodes` gives."""
     chosen = (("similarity", config.similarity.enabled), ("wav2vec2", config.streams.enabled))
     return ["media", "clip", "vggish", "xlmr", "fusion", *(name for name, enabled in chosen if enabled)]
+
+
+@contextmanager
+def attached(config: AppConfig, address: str, application: str) -> Iterator[RayNodes]:
+    """The nodes of an application that runs already, for a process that is no replica."""
+    ray.init(address=address, namespace="serve", log_to_driver=False)
+    try:
+        yield RayNodes({name: serve.get_deployment_handle(name, application) for name in node_names(config)})
+    finally:
+        ray.shutdown()
 
 
 def scaled(deployment: Deployment, replicas: Replicas) -> Deployment:

@@ -15,9 +15,10 @@ from serve_app.events.path import OutgoingEvents
 from serve_app.graph import RayNodes
 from serve_app.http.app import create_app
 from serve_app.http.services import Services
-from serve_app.metrics import Metrics, RayMeter
+from serve_app.metrics import Metrics
 from serve_app.nodes import encoder_cards
 from serve_app.promise import Promise
+from serve_app.ray_metrics import RayMeter
 
 
 class OpenDoorRefused(Exception):

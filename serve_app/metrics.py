@@ -1,13 +1,15 @@
 """Parakh's own metrics of the doors: one definition, two homes.
 
-Inside a replica they are Ray's (`RayMeter`: exported with everything Ray exports); in a process of its own, such as
-`parakh consume`, they are prometheus_client's (`PrometheusMeter`). Never a label by post, stream or replica.
+Inside a replica they are Ray's (`ray_metrics.RayMeter`: exported with all that Ray exports); in a process of its own,
+such as `parakh consume`, they are prometheus_client's (`PrometheusMeter`). Never a label by post, stream or replica.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import Protocol
+
+from prometheus_client import Counter, Gauge, Histogram
 
 AGE_BUCKETS_S = (1.0, 2.0, 5.0, 10.0, 20.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 420.0, 540.0, 600.0, 900.0, 3600.0)
 """Finest where the promise of ten minutes is kept or broken."""
@@ -26,42 +28,16 @@ class Meter(Protocol):
     ) -> Record: ...
 
 
-class RayMeter:
-    def counter(self, name: str, description: str, labels: Sequence[str] = ()) -> Record:
-        from ray.util.metrics import Counter
-
-        metric = Counter(name, description, tag_keys=tuple(labels))
-        return lambda value, tags: metric.inc(value, tags)
-
-    def gauge(self, name: str, description: str, labels: Sequence[str] = ()) -> Record:
-        from ray.util.metrics import Gauge
-
-        metric = Gauge(name, description, tag_keys=tuple(labels))
-        return lambda value, tags: metric.set(value, tags)
-
-    def histogram(self, name: str, description: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Record:
-        from ray.util.metrics import Histogram
-
-        metric = Histogram(name, description, boundaries=list(buckets), tag_keys=tuple(labels))
-        return lambda value, tags: metric.observe(value, tags)
-
-
 class PrometheusMeter:
     def counter(self, name: str, description: str, labels: Sequence[str] = ()) -> Record:
-        from prometheus_client import Counter
-
         metric = Counter(name, description, labels)
         return lambda value, tags: (metric.labels(**tags) if tags else metric).inc(value)
 
     def gauge(self, name: str, description: str, labels: Sequence[str] = ()) -> Record:
-        from prometheus_client import Gauge
-
         metric = Gauge(name, description, labels)
         return lambda value, tags: (metric.labels(**tags) if tags else metric).set(value)
 
     def histogram(self, name: str, description: str, buckets: Sequence[float], labels: Sequence[str] = ()) -> Record:
-        from prometheus_client import Histogram
-
         metric = Histogram(name, description, labels, buckets=buckets)
         return lambda value, tags: (metric.labels(**tags) if tags else metric).observe(value)
 

@@ -10,7 +10,8 @@ from serve_app.assembly import assemble
 from serve_app.config import AppConfig
 from serve_app.events.path import EventPath
 from serve_app.graph import RayNodes
-from serve_app.metrics import Metrics, RayMeter
+from serve_app.metrics import Metrics
+from serve_app.ray_metrics import RayMeter
 
 
 class ConsumerEnded(Exception):

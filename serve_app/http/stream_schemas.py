@@ -2,24 +2,14 @@
 
 from __future__ import annotations
 
-from datetime import datetime
-
-from pydantic import Field
-
 from serve_app.http.schemas import Shape
 from serve_app.http.search_schemas import MediaFields
 from serve_app.posts import Id
-from serve_app.streams.values import MAX_START_S, Action, ClipResult, Flag, StreamState, Window
+from serve_app.streams.values import Action, ClipFields, ClipResult, Flag, StreamState, Window
 
 
-class ClipRequest(MediaFields):
+class ClipRequest(ClipFields, MediaFields):
     """One clip; its sound as media_base64, media_url, or the part `media` of a multipart request."""
-
-    start_s: float = Field(
-        ge=0, le=MAX_START_S, allow_inf_nan=False, description="Where it begins, in seconds since the stream began."
-    )
-    created_at: datetime = Field(description="When its last sample was recorded, with a time zone (RFC 3339).")
-    language: str | None = Field(None, description="BCP-47 tag of what is spoken; the default model where missing.")
 
 
 class FlagBody(Shape):

@@ -15,10 +15,9 @@ MAX_START_S = 366 * 86_400.0  # a stream longer than a year is a client's error
 Action = Literal["allow", "review", "block"]
 
 
-class Clip(Frozen):
-    """One window of a stream's sound, without the sound. (stream_id, start_s) is its identity."""
+class ClipFields(Frozen):
+    """What is said of a clip beside its stream and its sound."""
 
-    stream_id: Id = Field(description="The client's own id: up to 128 characters, no white space or slash.")
     start_s: float = Field(
         ge=0, le=MAX_START_S, allow_inf_nan=False, description="Where it begins, in seconds since the stream began."
     )
@@ -38,6 +37,12 @@ class Clip(Frozen):
         if value > datetime.now(UTC) + MAX_CLOCK_SKEW:
             raise ValueError("lies in the future")
         return value.astimezone(UTC)
+
+
+class Clip(ClipFields):
+    """One window of a stream's sound, without the sound. (stream_id, start_s) is its identity."""
+
+    stream_id: Id = Field(description="The client's own id: up to 128 characters, no white space or slash.")
 
     @property
     def start_ms(self) -> int:

@@ -10,7 +10,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent.parent
 NODES = sorted(path.parent.name for path in (ROOT / "deployments").glob("*/deployment.py"))
-RAY_FILES = {"deployments/runtime/serving.py", "serve_app/graph.py", "serve_app/ingress.py", "serve_app/main.py"}
+RAY_FILES = {
+    "deployments/runtime/serving.py",
+    "serve_app/events/deployment.py",
+    "serve_app/graph.py",
+    "serve_app/ingress.py",
+    "serve_app/main.py",
+    "serve_app/ray_metrics.py",
+}
 ENVIRONMENT_FILES = {"serve_app/launch.py", "deployments/media/worker.py", "deployments/media/decoder.py"}
 WITHOUT_TORCH = (
     "deployments/policy/",

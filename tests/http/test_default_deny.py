@@ -23,6 +23,11 @@ NEEDS: dict[tuple[str, str], Scope] = {
     ("POST", "/v1/posts"): "ingest",
     ("GET", "/v1/posts/{post_id}"): "read",
     ("DELETE", "/v1/posts/{post_id}"): "admin",
+    ("POST", "/v1/streams/{stream_id}/clips"): "ingest",
+    ("POST", "/v1/streams/{stream_id}/audio"): "ingest",
+    ("GET", "/v1/streams/{stream_id}"): "read",
+    ("GET", "/v1/streams/{stream_id}/clips"): "read",
+    ("DELETE", "/v1/streams/{stream_id}"): "admin",
     ("POST", "/v1/search"): "read",
     ("POST", "/v1/search:batch"): "read",
     ("GET", "/v1/indexes"): "read",
@@ -50,6 +55,7 @@ IDS = {
     "item_id": "i1",
     "reference_id": "r1",
     "name": "list-1",
+    "stream_id": "s1",
 }
 
 

@@ -34,12 +34,13 @@ def test_every_route_has_a_section_with_its_statuses_and_no_section_is_stale(app
         assert rows(route) == statuses, route
 
 
-# Training, start, backups: what no client meets.
+# Training, start, backups, the way out of events: what no client meets.
 OFFLINE = (
     "deployments.fusion",
     "deployments.policy",
     "deployments.similarity.embedded.backup_places",
     "serve_app.embedding_table",
+    "serve_app.events",
 )
 
 
