@@ -176,7 +176,7 @@ class CosineSpace(_FloatSpace):
         return normalised
 
     def _score(self, sums: NDArray[np.float32]) -> NDArray[np.float32]:
-        return sums.clip(-1.0, 1.0)  # rounding may leave that range
+        return np.maximum(np.minimum(sums, 1.0), -1.0)  # rounding may leave that range
 
 
 class InnerProductSpace(_FloatSpace):

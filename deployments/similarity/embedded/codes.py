@@ -131,7 +131,7 @@ class Codes:
         if not template.inverted:
             return Probe(turned, effort, None, None)
         nprobe = min(effort, template.nlist)
-        distances, lists = template.quantizer.search(turned, nprobe)
+        distances, lists = self._nearest_lists(template, turned, nprobe)
         return Probe(turned, nprobe, lists, distances)
 
     def search(
@@ -164,6 +164,17 @@ class Codes:
         if isinstance(index, faiss.IndexHNSW):
             return int(index.ntotal * (index.storage.sa_code_size() + 4 * (2 * index.hnsw.nb_neighbors(1) + 2)))
         return int(index.ntotal * (index.code_size if self._space.binary else index.sa_code_size()))
+
+    def _nearest_lists(
+        self, template: Template, queries: NDArray[Any], nprobe: int
+    ) -> tuple[NDArray[Any], NDArray[np.int64]]:
+        """(n, nprobe) distances and lists. Past FAISS' checks in Python, which cost a single query 2 %."""
+        shape = (len(queries), nprobe)
+        distances = np.empty(shape, np.int32 if self._space.binary else np.float32)
+        lists = np.empty(shape, np.int64)
+        search = template.quantizer.search_c
+        search(len(queries), faiss.swig_ptr(queries), nprobe, faiss.swig_ptr(distances), faiss.swig_ptr(lists))
+        return distances, lists
 
     @property
     def _default_effort(self) -> int:

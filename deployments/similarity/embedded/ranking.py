@@ -22,7 +22,7 @@ from deployments.similarity.values import Neighbours
 _NOWHERE = -1
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Candidates:
     """Of one part, for n queries."""
 
@@ -49,6 +49,7 @@ class Ranking:
         self._found = found
         self._tables = [candidates.table for candidates in found]
         self._starts = [0, *accumulate(len(table) for table in self._tables)]  # of each part's places, and their end
+        self._bounds = np.array(self._starts)
         self._exact = all(candidates.exact for candidates in found)
 
     def best(self, queries: Sequence[NDArray[Any]], k: int, want: int, threshold: float | None) -> Found:
@@ -102,8 +103,8 @@ class Ranking:
         self, query: NDArray[Any], places: NDArray[np.int64], count: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """The best `count`, best first: scores and places, by the rows of all."""
-        places = np.sort(places)
-        bounds = places.searchsorted(self._starts).tolist()
+        places.sort()
+        bounds = places.searchsorted(self._bounds).tolist()
         chosen = [
             (table.rows, places[first:end] - start if start else places[first:end])
             for table, start, (first, end) in zip(self._tables, self._starts, pairwise(bounds), strict=False)
