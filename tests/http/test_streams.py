@@ -83,7 +83,7 @@ def wav(level: float, seconds: float = 1.0) -> bytes:
 
 async def send(client: httpx.AsyncClient, start_s: float, level: float, stream: str = "s1") -> httpx.Response:
     clip = {"start_s": start_s, "created_at": AT, "language": "hi"}
-    files = {"clip": (None, json.dumps(clip)), "media": ("clip.wav", wav(level))}
+    files: Any = {"clip": (None, json.dumps(clip)), "media": ("clip.wav", wav(level))}
     return await client.post(f"/v1/streams/{stream}/clips", files=files)
 
 
@@ -121,7 +121,7 @@ async def test_the_same_clip_again_is_replayed_and_other_sound_is_refused(
 
 
 async def test_a_long_piece_is_cut_and_its_clips_can_be_read_again(client: httpx.AsyncClient) -> None:
-    query = {"start_s": 10, "created_at": AT, "format": "s16le"}
+    query: dict[str, Any] = {"start_s": 10, "created_at": AT, "format": "s16le"}
     answer = await client.post("/v1/streams/s1/audio", params=query, content=pcm(0.6, 5.0))
     assert answer.status_code == 200
     assert [clip["start_s"] for clip in answer.json()["clips"]] == [10.0, 11.5, 13.0]
@@ -133,7 +133,7 @@ async def test_a_long_piece_is_cut_and_its_clips_can_be_read_again(client: httpx
 
 
 async def test_a_piece_that_broke_off_goes_on_where_it_was(client: httpx.AsyncClient, nodes: LoudIsHate) -> None:
-    query = {"start_s": 0, "created_at": AT, "format": "s16le"}
+    query: dict[str, Any] = {"start_s": 0, "created_at": AT, "format": "s16le"}
     nodes.dies_after = 5
     body = pcm(0.1, 20.0) + pcm(0.2, 1.0)
     first = await client.post("/v1/streams/s1/audio", params=query, content=body)

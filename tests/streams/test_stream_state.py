@@ -56,7 +56,8 @@ def fold(clips: list[ClipResult], rule: StreamRule) -> tuple[StreamState, list[S
 
 
 def actions(scores: list[float | None], **streams: object) -> list[str]:
-    rule, state, seen = StreamRule(policy(**streams)), None, []
+    rule, state = StreamRule(policy(**streams)), None
+    seen: list[str] = []
     for index, score in enumerate(scores):
         state, _ = rule.add(state, clip(index, score))
         seen.append(state.action)
