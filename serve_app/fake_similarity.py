@@ -129,6 +129,11 @@ class FakeSimilarity:
         self._called("ids")
         return sorted((id_ for id_ in self.banks[bank] if id_.encode() > after.encode()), key=str.encode)[:limit]
 
+    async def has(self, id: str, bank: str) -> bool:
+        self._called("has")
+        there = (items for partition, items in self.items.items() if partition.startswith(f"{bank}."))
+        return id in self.banks[bank] or any(id in items for items in there)
+
     async def partitions(self) -> list[PartitionStats]:
         self._called("partitions")
         found: dict[str, list[Content]] = {}

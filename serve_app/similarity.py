@@ -88,6 +88,10 @@ class Similarity(Protocol):
         """Ids of indexed content greater than `after`, in the order of their UTF-8 bytes."""
         ...
 
+    async def has(self, id: str, bank: str) -> bool:
+        """Whether anything is indexed under this id; IndexDamaged where a partition cannot tell."""
+        ...
+
     async def partitions(self) -> list[PartitionStats]: ...
 
     async def upsert_items(self, partition: str, encoder: EncoderId, items: Sequence[Item]) -> None:

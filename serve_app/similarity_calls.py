@@ -63,6 +63,9 @@ class SimilarityCalls:
     async def ids(self, bank: str, after: str = "", limit: int = 1000) -> list[str]:
         return list(await self._ask("ids", bank, after, limit))
 
+    async def has(self, id: str, bank: str) -> bool:
+        return bool(await self._ask("has", id, bank))
+
     async def partitions(self) -> list[PartitionStats]:
         return [_stats(info) for info in await self._ask("partitions")]
 

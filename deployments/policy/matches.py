@@ -73,7 +73,7 @@ def severest(policy: MatchPolicy, matches: list[MatchFact]) -> MatchEffect | Non
     """The effect that counts: known-bad content first, then the severest action; None where nothing acts."""
     known_bad = next((match for match in matches if match.use == "known_bad"), None)
     if known_bad is not None:
-        reason = f"It is known-bad content ({_found(known_bad)})."
+        reason = f"It is known-bad content, found by {known_bad.stage}."  # which entry is not for everybody
         return MatchEffect("known_bad", policy.known_bad.action, reason)
     effects = [effect for match in matches if (effect := _effect(policy, match)) is not None]
     return max(effects, key=lambda effect: ACTIONS.index(effect.action), default=None)

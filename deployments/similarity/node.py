@@ -28,7 +28,7 @@ from deployments.similarity.content import (
     SearchRequest,
     Use,
 )
-from deployments.similarity.errors import IndexDamaged
+from deployments.similarity.errors import BeyondRetention, IndexDamaged
 from deployments.similarity.node_settings import SimilaritySettings
 from deployments.similarity.partitions.backends import Backend
 from deployments.similarity.partitions.catalog import Generation
@@ -121,7 +121,10 @@ class SimilarityNode:
         await self._write(lambda: self._service.shown.mark(content, feed, shown_at))
 
     async def was_shown(self, content: Content, feed: str, within_s: float) -> MatchAnswer:
-        """What the feed showed within these seconds that is the same as this content."""
+        """What the feed showed within these seconds that is the same as this content. Raises BeyondRetention."""
+        kept_h = self._service.settings.shown_retention_h
+        if within_s > 3600 * kept_h:
+            raise BeyondRetention(f"What a feed showed is remembered for {kept_h:g} hours.", param="within_hours")
         since = time.time() - within_s
         return await self._search(lambda: self._service.shown.was(content, feed, since))
 
@@ -144,6 +147,10 @@ class SimilarityNode:
 
     async def stored(self, id: str, bank: str = Bank.POSTS) -> Content | None:
         return await self._read(lambda: self._service.contents.stored(id, bank))
+
+    async def has(self, id: str, bank: str = Bank.POSTS) -> bool:
+        """Whether anything is there under this id. Raises IndexDamaged where a partition cannot tell."""
+        return await self._read(lambda: self._service.contents.has(id, bank))
 
     async def ids(self, bank: str = Bank.POSTS, after: str = "", limit: int = 1000) -> list[str]:
         """Ids of indexed content greater than `after`, in the order of their UTF-8 bytes."""

@@ -43,6 +43,14 @@ def is_admin(request: Request) -> bool:
     return key is not None and key.allows("admin")
 
 
+def sees_entries(request: Request) -> bool:
+    """Whether the caller is told which entry of a hash list matched: moderators and admins are."""
+    if services_of(request).settings.auth == "off":
+        return True
+    key: ApiKey | None = getattr(request.state, "api_key", None)
+    return key is not None and key.allows("review")
+
+
 def caller_of(request: Request) -> str:
     """The API key's id; empty with auth off."""
     key: ApiKey | None = getattr(request.state, "api_key", None)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import numpy as np
 from fastapi import APIRouter, Depends, Path, Request, Response
 
-from deployments.runtime.errors import InvalidInput, NotFound
+from deployments.runtime.errors import InvalidInput, NodeUnavailable, NotFound
 from deployments.runtime.values import ContentType
 from deployments.similarity.checks import check_id
 from deployments.similarity.content import ANY, PDQ_ENCODER, Bank, EncoderId, IndexedModality, PartitionKey
@@ -147,6 +147,7 @@ async def _upsert(services: Services, partition: str, item_id: str, asked: ItemF
     encoder = await _encoder(services, key, asked)
     await services.records.external.add(key.bank, [item_id])  # first: what the index has, the records know
     await similarity.upsert_items(str(key), encoder, [item])
+    await services.records.external.add(key.bank, [item_id])  # once more: a DELETE meanwhile may have forgotten it
     return ItemBody(id=item_id, partition=str(key), status="indexed")
 
 
@@ -156,7 +157,17 @@ async def _delete(services: Services, partition: str, ids: Sequence[str]) -> boo
         there = await services.similarity.delete_items(str(key), ids)
     except NotFound as error:
         raise PartitionNotFound(param="partition") from error
+    await _forget(services, key.bank, ids)
     return there > 0
+
+
+async def _forget(services: Services, bank: str, ids: Sequence[str]) -> None:
+    """What is in no partition of the bank any more, the records need not spare."""
+    try:
+        gone = [id_ for id_ in ids if not await services.similarity.has(id_, bank)]
+    except NodeUnavailable:  # a partition that cannot tell may hold it still
+        return
+    await services.records.external.forget(bank, gone)
 
 
 def _key(partition: str) -> PartitionKey:

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
-from serve_app.http.auth import require, services_of
+from serve_app.http.auth import require, sees_entries, services_of
 from serve_app.http.body import off_loop_if_big, read_json
 from serve_app.http.errors import ModelNotFound
 from serve_app.http.limits import time_left_s
@@ -41,7 +41,7 @@ async def create_moderation(request: Request) -> Response:
     deadline_s = time_left_s(request)
     results = await _all(_answer(services, question, deadline_s) for question in found)
     body = ModerationBody(id=f"modr-{uuid.uuid4().hex}", model=services.model_name, results=results)
-    return JSONResponse(moderation_json(body))
+    return JSONResponse(moderation_json(body, entries=sees_entries(request)))
 
 
 async def _answer(services: Services, question: Question, deadline_s: float) -> ModerationResult:

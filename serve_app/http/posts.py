@@ -8,8 +8,8 @@ from urllib.parse import quote
 from fastapi import APIRouter, Depends, Path, Query, Request, Response
 from fastapi.responses import JSONResponse
 
-from serve_app.http.auth import caller_of, require, services_of
-from serve_app.http.intake import Answer, Caller, Intake
+from serve_app.http.auth import caller_of, require, sees_entries, services_of
+from serve_app.http.intake import Answer, Intake
 from serve_app.http.limits import time_left_s
 from serve_app.http.responses import body_of, errors, multipart_of
 from serve_app.http.schemas import PostStatusBody
@@ -35,7 +35,7 @@ async def create_post(request: Request) -> Response:
     intake: Intake = request.app.state.intake
     caller = read_caller(request, caller_of(request))
     post, media = await read_submission(request, services_of(request).settings)
-    return _answer(await intake.submit(post, media, caller, time_left_s(request)), caller)
+    return _answer(await intake.submit(post, media, caller, time_left_s(request)), entries=sees_entries(request))
 
 
 @router.get(
@@ -48,7 +48,7 @@ async def read_post(request: Request, post_id: PostId, revision: Revision = None
     """The verdict; 202 while the post waits or is judged; a failed job with its error."""
     state = await services_of(request).records.posts.find(post_id, revision)
     if state.verdict is not None:
-        return JSONResponse(verdict_json(state.verdict))
+        return JSONResponse(verdict_json(state.verdict, entries=sees_entries(request)))
     return JSONResponse(status_json(state), status_code=200 if state.status == "failed" else 202)
 
 
@@ -63,10 +63,10 @@ async def erase_post(request: Request, post_id: PostId) -> Response:
     return Response(status_code=204)
 
 
-def _answer(answer: Answer, caller: Caller) -> Response:
+def _answer(answer: Answer, *, entries: bool) -> Response:
     headers = {"Idempotency-Replayed": "true"} if answer.replayed else {}
     if answer.verdict is not None:
-        return JSONResponse(verdict_json(answer.verdict), headers=headers)
+        return JSONResponse(verdict_json(answer.verdict, entries=entries), headers=headers)
     assert answer.pending is not None
     state = answer.pending
     headers |= {

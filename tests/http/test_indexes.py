@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from deployments.runtime.values import TextEmbedding
-from deployments.similarity.content import EncoderId
+from deployments.similarity.content import Content, EncoderId, FrameSignatures
 from deployments.similarity.values import Item
 from serve_app.config import AppConfig
 from serve_app.reconciler import reconcile
@@ -163,6 +163,23 @@ async def test_a_first_vector_of_a_wrong_joint_dimension_makes_no_partition(
     assert (await graph.client.put(item, json={"vector": [1.0] * 6})).status_code == 200
 
 
+async def test_what_is_deleted_the_records_spare_no_more(graph: Graph) -> None:
+    items, signature = "/v1/indexes/posts.{}.image.pdq/items/i1", {"signature": "0123456789abcdef" * 4}
+    for language in ("hi", "ta"):
+        assert (await graph.client.put(items.format(language), json=signature)).status_code == 200
+    assert (await graph.client.delete(items.format("hi"))).status_code == 204
+    assert (await reconcile(graph.services)).clean  # the other one is spared still
+    assert (await graph.client.delete(items.format("ta"))).status_code == 204
+    await graph.similarity.index([Content("i1", "image", signatures=_frames())])  # as a restored backup would
+    assert (await reconcile(graph.services)).extra["posts"] == ["i1"]
+
+
+def _frames() -> FrameSignatures:
+    random = np.random.default_rng(0)
+    hashes = random.integers(0, 256, (1, 32), dtype=np.uint8)
+    return FrameSignatures(hashes, np.array([90], np.uint8), np.zeros(1, np.float32))
+
+
 async def test_an_item_cannot_go_for_a_frames_signature_of_something_else(graph: Graph) -> None:
     items = "/v1/indexes/posts.hi.image.pdq/items"
     signature = "0123456789abcdef" * 4
@@ -281,3 +298,14 @@ async def test_a_bad_mark_is_refused(graph: Graph, asked: dict[str, Any], status
 async def test_a_bad_window_is_refused(graph: Graph, hours: Any) -> None:
     asked = {"feed": "home", "post_id": "p1", "within_hours": hours}
     assert (await graph.client.post("/v1/shown:check", json=asked)).json()["error"]["param"] == "within_hours"
+
+
+async def test_more_hours_than_are_remembered_are_refused(graph: Graph) -> None:
+    """`shown: false` would say more than is known."""
+    await graph.post("p1", picture(1))
+    await graph.settle()
+    asked = {"feed": "home", "post_id": "p1", "within_hours": 73}
+    answer = await graph.client.post("/v1/shown:check", json=asked)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (422, "beyond_retention", "within_hours")
+    assert "72 hours" in error["message"]

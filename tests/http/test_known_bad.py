@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -13,7 +16,8 @@ from serve_app.config import AppConfig
 from serve_app.housekeeping import note_garbage
 from serve_app.http.settings import HttpSettings
 from serve_app.posts import MediaSource
-from tests.http.graph_of_fakes import Graph, graph_of, picture, true_node
+from serve_app.records.keys import SCOPES
+from tests.http.graph_of_fakes import Graph, graph_of, image_post, picture, true_node
 
 RETENTION_S = 0.1
 
@@ -144,3 +148,31 @@ async def test_a_lists_name_is_plain(graph: Graph, name: str) -> None:
     answer = await graph.client.post(f"/v1/hash-lists/{name}", content=hashlib.md5(b"1").hexdigest())
     assert answer.status_code in (400, 404, 405)
     assert (await graph.client.get("/v1/hash-lists")).json() == {"lists": []}
+
+
+async def test_which_entry_matched_is_told_to_moderators_alone(tmp_path: Path, fake_config: AppConfig) -> None:
+    settings = HttpSettings(auth="keys")
+    async with graph_of(fake_config, tmp_path, settings=settings) as graph:
+        keys = {}
+        for scope in SCOPES:
+            _, keys[scope] = await graph.services.records.keys.create_key(scope, [scope])
+
+        async def ask(scope: str, method: str, path: str, **sent: Any) -> dict[str, Any]:
+            headers = {"X-API-Key": keys[scope]}
+            answer = await graph.client.request(method, path, headers=headers, **sent)
+            assert answer.status_code == 200, answer.text
+            return dict(answer.json())
+
+        digest = hashlib.md5(picture(1)).hexdigest()
+        await ask("admin", "POST", "/v1/hash-lists/bad?label=l", content=digest)
+        media = {"media_base64": base64.b64encode(picture(1)).decode()}
+        verdict = await ask("ingest", "POST", "/v1/posts", json=image_post("p1", **media))
+        (match,) = verdict["matches"]
+        assert (match["id"], match["attributes"], match["distance"]) == ("bad", {"list": "bad"}, None)
+        assert (digest in json.dumps(verdict), verdict["decision"]["use"]) == (False, "known_bad")
+        assert digest not in json.dumps(await ask("read", "GET", "/v1/posts/p1"))
+        part = {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{media['media_base64']}"}}
+        assert digest not in json.dumps(await ask("ingest", "POST", "/v1/moderations", json={"input": [part]}))
+        whole = await ask("admin", "GET", "/v1/posts/p1")
+        assert whole["matches"][0]["id"] == digest
+        assert whole["matches"][0]["attributes"]["labels"] == ["l"]

@@ -273,6 +273,24 @@ async def test_a_damaged_partition_is_named_and_the_node_stays_ready(tmp_path: P
     again.close()
 
 
+async def test_no_client_is_told_where_a_damaged_index_lies(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    node = made(tmp_path, EmbeddedBackend())
+    await node.index(text("a"))
+    node.close()
+    (rows,) = tmp_path.rglob("rows.db")
+    rows.write_bytes(b"no database")
+    again = made(tmp_path, None)
+    (info,) = await again.partitions()
+    told = [str(info.damaged), str((await again.status()).reason)]
+    with pytest.raises(IndexDamaged) as refused:
+        await again.index(text("b"))
+    again.close()
+    for message in (*told, str(refused.value)):
+        assert "rows.db" in message
+        assert "/" not in message
+    assert str(rows) in caplog.text
+
+
 # --- upkeep ---
 
 

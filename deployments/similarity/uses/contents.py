@@ -85,6 +85,16 @@ class Contents:
         """What the index holds of it: stored vectors (normalised), kept frames, indexed signatures."""
         return content_of(dict(self._found(id, bank)))
 
+    def has(self, id: str, bank: str = Bank.POSTS) -> bool:
+        """Whether anything is there under this id, by hand or not. IndexDamaged where a partition cannot tell."""
+        return any(self._held(key, id) for key in self._partitions.keys_of(bank))
+
+    def _held(self, key: PartitionKey, id: str) -> bool:
+        try:
+            return bool(self._partitions.get(key, [id, *item_ids(id, key)]))
+        except NotFound:  # given up meanwhile
+            return False
+
     def ids(self, bank: str, after: str = "", limit: int = 1000) -> list[str]:
         """Ids of indexed content greater than `after`, in the order of their UTF-8 bytes.
 
