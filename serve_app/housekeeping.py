@@ -1,4 +1,5 @@
-"""What nobody waits for: keys and counts past their time, files that no post needs, media past its retention.
+"""What nobody waits for: keys and counts past their time, files that nothing needs, media and rows past their
+retention.
 
 A file is stored before its post, so a crash, a client that leaves or a refused post can leave one behind. Whatever no
 post refers to after a grace period longer than any request is deleted, and so is what a broken-off put left.
@@ -10,6 +11,7 @@ import asyncio
 import logging
 
 from serve_app.http.services import Services
+from serve_app.records.settings import RetentionSettings
 
 log = logging.getLogger(__name__)
 SWEEP_S = 60.0
@@ -18,7 +20,7 @@ GRACE_S = 3600.0
 _BATCH = 500
 
 
-async def keep_house(services: Services) -> None:
+async def keep_house(services: Services, retention: RetentionSettings = RetentionSettings()) -> None:  # noqa: B008
     """Until cancelled."""
     clock = asyncio.get_running_loop().time
     retention_s = services.settings.media_retention_s
@@ -31,6 +33,7 @@ async def keep_house(services: Services) -> None:
                 await note_garbage(services)
             await services.records.posts.purge_keys()
             await services.records.references.forget_matches(services.indexing.quarantine_window_s)
+            await services.records.retention.sweep(retention)
             await services.records.garbage.sweep(services.media_store.delete)
         except Exception:  # the edge of the task: it outlives a sick database or store
             log.exception("housekeeping failed; it will try again")

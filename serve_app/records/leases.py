@@ -47,7 +47,7 @@ def done_values(submission: Submission, at: datetime) -> dict[str, Any]:
         "lease": None,
         "lease_until": None,
         "attempts": 1,
-        "durable": True,
+        "durable": False,
         "error": None,
         "finished_at": at,
     }

@@ -28,6 +28,7 @@ from serve_app.records.outbox import OutboxStore
 from serve_app.records.posts import PostStore
 from serve_app.records.reconciling import ReconcileStore
 from serve_app.records.references import FloodLimit, ReferenceStore
+from serve_app.records.retention import RetentionStore
 from serve_app.records.streams import StreamStore
 from serve_app.records.view_counts import MILESTONES
 from serve_app.records.webhooks import WebhookStore
@@ -67,6 +68,7 @@ class Records:
         self.hash_lists = HashListStore(self._database)
         self.external = ExternalItemStore(self._database)
         self.reconciling = ReconcileStore(self._database)
+        self.retention = RetentionStore(self._database)
         self.holds = LegalHoldStore(self._database)
 
     @classmethod

@@ -35,7 +35,7 @@ class TestPosts:
         assert (again.state, again.replayed) == ("decided", True)
         http, event = await told(records)
         own = {name: http.payload[name] for name in ("post_id", "decided_at")}
-        assert event.payload | own == http.payload
+        assert {**event.payload, **own} == http.payload
 
     async def test_the_same_event_again_changes_nothing(self, records: Records) -> None:
         first = concluded(judged_post(), "e1")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -32,6 +34,16 @@ async def test_oldest_first_and_each_once(records: Records) -> None:
     second = await records.jobs.claim(60, limit=2)
     assert [lease.post.post_id for lease in (*first, *second)] == ["p1", "p2", "p3"]
     assert await records.jobs.claim(60) == []
+
+
+async def test_the_oldest_post_first_however_late_it_came(records: Records) -> None:
+    for post_id, days in (("newer", 2), ("oldest", 0), ("old", 1)):
+        asked = submission(post_id)
+        aged = asked.post.model_copy(update={"created_at": asked.post.created_at + timedelta(days=days)})
+        await records.posts.accept(replace(asked, post=aged), lease_s=None)
+    assert (await records.jobs.state()).oldest_post == submission().post.created_at
+    claimed = await records.jobs.claim(60, limit=3)
+    assert [lease.post.post_id for lease in claimed] == ["oldest", "old", "newer"]
 
 
 async def test_workers_in_parallel_never_hold_the_same_job(records: Records, open_records: Callable[[], Any]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,9 @@ from serve_app.records import Records, upgrade
 from serve_app.records.engine import database_url, open_database
 from serve_app.records.migrate import alembic_config
 from serve_app.records.tables import Table
+from serve_app.records.values import Conclusion
+from tests.records.conclusions import REFUSAL, concluded, judged_post, message
+from tests.records.conftest import submission, verdict_for
 
 
 def differences(connection: Connection) -> list[object]:
@@ -39,6 +43,46 @@ async def test_down_and_up_again(url: str) -> None:
     assert left == ["alembic_version"]
     await database.close()
     await upgrade(url)
+
+
+async def test_what_was_there_before_the_event_path_stays(url: str) -> None:
+    """Rows of schema 0002, in the words of that time: they get their types and ages, and may go back."""
+    await upgrade(url, "0002")
+    database = open_database(url)
+    await database.write(lambda session: [session.execute(text(line)) for line in _AT_0002] and None)
+    await upgrade(url)
+    records = await Records.open(url)
+    events = await records.outbox.pending()
+    assert [(event.topic, event.type) for event in events] == [
+        ("parakh.verdicts", "parakh.post.judged"),
+        ("parakh.references", "parakh.reference.quarantined"),
+    ]
+    state = await records.jobs.state()
+    assert (state.unfinished, state.failed, state.oldest_post) == (1, 1, datetime(2026, 11, 1, tzinfo=UTC))
+    (lease,) = await records.jobs.claim(60)
+    await records.posts.conclude(lease, verdict_for(submission("p1")))
+    dead = Conclusion(message(), None, REFUSAL)
+    await records.events.conclude([concluded(judged_post("p9")), dead])
+    await records.close()
+    await database.write(lambda session: command.downgrade(alembic_config(session.connection()), "0002"))
+    left = await database.read(lambda session: session.execute(text("SELECT key FROM outbox ORDER BY id")).all())
+    assert [row.key for row in left] == ["p0", "r1", "p1", "p9"]
+    await database.close()
+    await upgrade(url)
+
+
+_AT_0002 = (
+    "INSERT INTO posts (post_id, revision, author_id, content_type, created_at, received_at, content, fingerprint) "
+    "VALUES ('p1', 0, 'a1', 'text', '2026-11-01 00:00:00.000000+00:00', '2026-11-02 00:00:00.000000+00:00', "
+    """'{"post_id": "p1", "author_id": "a1", "content_type": "text", "created_at": "2026-11-01T00:00:00Z"}', 'f1'), """
+    "('p2', 0, 'a1', 'text', '2026-10-01 00:00:00.000000+00:00', '2026-11-02 00:00:00.000000+00:00', '{}', 'f2')",
+    "INSERT INTO jobs (post_id, revision, status, created_at, available_at, attempts, durable) VALUES "
+    "('p1', 0, 'pending', '2026-11-02 00:00:00.000000+00:00', '2026-11-02 00:00:00.000000+00:00', 0, TRUE), "
+    "('p2', 0, 'failed', '2026-11-02 00:00:00.000000+00:00', '2026-11-02 00:00:00.000000+00:00', 3, TRUE)",
+    "INSERT INTO outbox (event_id, topic, key, payload, created_at, attempts) VALUES "
+    "('e1', 'parakh.verdicts', 'p0', '{}', '2026-11-02 00:00:00.000000+00:00', 0), "
+    "('e2', 'parakh.references', 'r1', '{}', '2026-11-02 00:00:00.000000+00:00', 0)",
+)
 
 
 async def test_several_starts_at_once(url: str) -> None:
