@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -27,6 +28,7 @@ from serve_app.records.reconciling import BANKS
 
 log = logging.getLogger(__name__)
 PAGE = 500
+DUTY = "reconciliation"
 Pages = Callable[[str, int], Awaitable[list[str]]]  # (after, limit) -> ids greater than `after`, in byte order
 
 
@@ -116,16 +118,30 @@ async def _embedded_again(services: Services, post_id: str) -> Content:
 
 
 async def keep_reconciled(services: Services) -> None:
-    """Until cancelled."""
+    """Until cancelled. Of all processes over these records one does it at a time: who has the duty keeps it."""
+    token, every_s = secrets.token_hex(16), services.indexing.reconcile_every_s
     while True:
-        await asyncio.sleep(services.indexing.reconcile_every_s)
+        await asyncio.sleep(every_s)
         try:
-            found = await reconcile(services)
+            if not await services.records.duties.take(DUTY, token, 2 * every_s):
+                continue
+            async with asyncio.TaskGroup() as group:
+                keeping = group.create_task(_keep_duty(services, token))
+                found = await reconcile(services)
+                keeping.cancel()
         except Exception:  # the edge of the task: it outlives a sick database or index
             log.exception("records and index could not be compared; the next time comes")
             continue
         if not found.clean:
             log.warning("records and index differed: %s", summary(found))
+
+
+async def _keep_duty(services: Services, token: str) -> None:
+    """A round may take longer than the lease."""
+    every_s = services.indexing.reconcile_every_s
+    while True:
+        await asyncio.sleep(every_s / 2)
+        await services.records.duties.take(DUTY, token, 2 * every_s)
 
 
 def summary(found: Reconciliation) -> str:

@@ -16,7 +16,7 @@ from serve_app.config import AppConfig
 from serve_app.housekeeping import note_garbage
 from serve_app.http.settings import HttpSettings
 from serve_app.posts import MediaSource
-from serve_app.records.keys import SCOPES
+from serve_app.records.keys import SCOPES, Scope
 from tests.http.graph_of_fakes import Graph, graph_of, image_post, picture, true_node
 
 RETENTION_S = 0.1
@@ -157,7 +157,7 @@ async def test_which_entry_matched_is_told_to_moderators_alone(tmp_path: Path, f
         for scope in SCOPES:
             _, keys[scope] = await graph.services.records.keys.create_key(scope, [scope])
 
-        async def ask(scope: str, method: str, path: str, **sent: Any) -> dict[str, Any]:
+        async def ask(scope: Scope, method: str, path: str, **sent: Any) -> dict[str, Any]:
             headers = {"X-API-Key": keys[scope]}
             answer = await graph.client.request(method, path, headers=headers, **sent)
             assert answer.status_code == 200, answer.text

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from deployments.runtime.errors import InvalidInput
 from deployments.similarity.content import Content
 from serve_app.config import AppConfig
+from serve_app.http.services import Services
 from serve_app.index_worker import IndexWorker
 from serve_app.posts import MediaSource
-from serve_app.reconciler import differences, reconcile
+from serve_app.reconciler import Reconciliation, differences, keep_reconciled, reconcile
 from tests.http.graph_of_fakes import INDEXING, Graph, graph_of, picture, true_node
 
 
@@ -147,6 +148,31 @@ async def test_a_post_erased_while_a_slow_worker_indexes_it_does_not_come_back(g
     await working
     await graph.settle()
     assert await graph.similarity.ids("posts") == []
+
+
+async def test_of_several_replicas_one_reconciles_and_another_takes_over(
+    graph: Graph, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds: list[str] = []
+
+    async def note(_: Services) -> Reconciliation:
+        task = asyncio.current_task()
+        assert task is not None
+        rounds.append(task.get_name())
+        return Reconciliation()
+
+    monkeypatch.setattr("serve_app.reconciler.reconcile", note)
+    services = dataclasses.replace(graph.services, indexing=INDEXING.model_copy(update={"reconcile_every_s": 0.1}))
+    replicas = {name: asyncio.create_task(keep_reconciled(services), name=name) for name in ("a", "b")}
+    while len(rounds) < 3:
+        await asyncio.sleep(0.01)
+    (first,) = set(rounds)
+    replicas[first].cancel()
+    while len(set(rounds)) == 1:
+        await asyncio.sleep(0.01)
+    for replica in replicas.values():
+        replica.cancel()
+    await asyncio.gather(*replicas.values(), return_exceptions=True)
 
 
 async def test_references_and_list_entries_are_told_again_from_the_records(graph: Graph) -> None:

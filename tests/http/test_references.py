@@ -104,7 +104,7 @@ async def test_the_past_is_searched_once_the_index_has_the_work(graph: Graph) ->
 async def test_a_work_that_the_index_does_not_take_in_time_stands(fake_config: AppConfig, tmp_path: Path) -> None:
     indexing = INDEXING.model_copy(update={"match_timeout_s": 0.1})
     async with graph_of(fake_config, tmp_path, indexing=indexing) as graph:
-        take_in, graph.fake.index = graph.fake.index, _away  # type: ignore[method-assign]
+        take_in, graph.fake.index = graph.fake.index, _away  # type: ignore[method-assign,assignment]
         media = base64.b64encode(picture(1)).decode()
         answer = await graph.client.post(
             "/v1/references", json={"owner": "o", "media_base64": media, "reference_id": "r1"}
