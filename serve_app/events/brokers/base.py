@@ -48,7 +48,7 @@ class OutRecord:
 
 
 class Source(Protocol):
-    """One member of a consumer group. Used by one task; only `keep` may be called beside the others."""
+    """One member of a consumer group. One task takes; `done`, `release` and `keep` may be called beside it."""
 
     keep_every_s: float
     """`keep` must be called at least this often while messages are in work or `take` is not called."""

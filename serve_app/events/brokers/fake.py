@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import zlib
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from deployments.runtime.errors import ParakhError
@@ -139,7 +140,8 @@ class FakeSource:
     def _next(self, limit: int) -> list[Message]:
         found: list[Message] = []
         for partition, position in self._positions.items():
-            given = self._broker.log(partition)[position : position + limit - len(found)]
+            log = self._broker.log(partition)
+            given = [replace(message) for message in log[position : position + limit - len(found)]]
             self._positions[partition] += len(given)
             for message in given:
                 self._offsets.taken(partition, message.offset)

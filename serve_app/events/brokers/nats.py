@@ -30,6 +30,11 @@ from serve_app.events.settings import BrokerSettings
 
 log = logging.getLogger(__name__)
 
+ANSWER_S = 1.0
+"""How long after a request's end its consumer may take to say so."""
+
+REFUSED_PAUSE_S = 0.25
+
 Place = tuple[str, int, int]
 
 
@@ -112,15 +117,19 @@ class NatsSource:
                 break
             self._arrived.clear()
             if self._sick:
-                await self._mend(client)
+                await asyncio.sleep(min(REFUSED_PAUSE_S, wait_s))
         if not self._ready and not client.is_connected:
             raise BrokerUnavailable
         return [self._hold(self._ready.popleft()) for _ in range(min(limit, len(self._ready)))]
 
     async def _ask(self, client: Client, limit: int, wait_s: float) -> None:
         now = time.monotonic()
+        if any(pull.open > 0 and now > pull.until + ANSWER_S for pull in self._pulls):
+            self._sick = True  # a consumer that does not exist is silent
+        if self._sick:
+            await self._mend(client)
         for pull in self._pulls:
-            if pull.open > 0 and now < pull.until:
+            if pull.open > 0:
                 continue
             request = {"batch": limit, "expires": int(wait_s * 1e9)}
             pull.open, pull.until = limit, now + wait_s
@@ -148,16 +157,17 @@ class NatsSource:
         return receive
 
     async def _mend(self, client: Client) -> None:
-        self._sick = False
+        """Makes what a server that came back may have lost; changes nothing where all is there."""
         try:
             for pull in self._pulls:
                 await self._consumer(client, pull.topic)
+                pull.open = 0
         except FAILURES as error:
             raise BrokerUnavailable from error
+        self._sick = False
 
     async def _reconnected(self) -> None:
-        for pull in self._pulls:
-            pull.open = 0
+        self._sick = True
         self._arrived.set()
 
     def _hold(self, raw: Msg) -> Message:

@@ -30,6 +30,7 @@ async def test_offsets_rise_within_a_partition(world: World) -> None:
         assert offsets == sorted(set(offsets))
 
 
+@pytest.mark.slow
 async def test_what_is_done_does_not_come_again(world: World) -> None:
     topic = await world.topic()
     await world.send(topic, numbers(20))
@@ -42,6 +43,7 @@ async def test_what_is_done_does_not_come_again(world: World) -> None:
     assert await nothing_more(second)
 
 
+@pytest.mark.slow
 async def test_what_is_not_done_comes_again_to_another_member(world: World) -> None:
     topic = await world.topic()
     await world.send(topic, numbers(20))
@@ -52,6 +54,7 @@ async def test_what_is_not_done_comes_again_to_another_member(world: World) -> N
     assert sorted(values(await take(second, 20))) == numbers(20)
 
 
+@pytest.mark.slow
 async def test_a_hole_in_what_is_done_comes_again(world: World) -> None:
     topic = await world.topic(partitions=1)
     await world.send(topic, numbers(10), keys=1)
@@ -195,6 +198,7 @@ async def test_lag_counts_what_is_not_done(world: World) -> None:
             await asyncio.sleep(0.05)
 
 
+@pytest.mark.slow
 async def test_what_is_released_comes_again(world: World) -> None:
     topic = await world.topic()
     await world.send(topic, numbers(4))

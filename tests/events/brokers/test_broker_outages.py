@@ -145,9 +145,8 @@ asyncio.run(main(*sys.argv[1:]))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("world", ["kafka", "nats"], indirect=True)
 async def test_a_member_that_is_killed_leaves_its_messages_to_another(world: World) -> None:
-    if world.name == "fake":
-        pytest.skip("nobody dies in this process")
     topic = await world.topic()
     await world.send(topic, numbers(30))
     settings = world.settings.model_copy(update={"group": f"g-{world.run}"})
@@ -168,9 +167,8 @@ async def test_a_member_that_is_killed_leaves_its_messages_to_another(world: Wor
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("world", ["kafka", "nats"], indirect=True)
 async def test_what_is_neither_kept_nor_done_is_lost_to_others(world: World) -> None:
-    if world.name == "fake":
-        pytest.skip("it has no clock")
     topic = await world.topic()
     await world.send(topic, numbers(6))
     stuck = await world.source(topic)
@@ -180,9 +178,8 @@ async def test_what_is_neither_kept_nor_done_is_lost_to_others(world: World) -> 
     assert stuck.lost(found) == found
 
 
+@pytest.mark.parametrize("world", ["fake", "kafka"], indirect=True)
 async def test_a_new_member_takes_partitions_over(world: World) -> None:
-    if world.name == "nats":
-        pytest.skip("it has no partitions")
     topic = await world.topic()
     await world.send(topic, numbers(40), keys=12)
     old = await world.source(topic)

@@ -139,7 +139,7 @@ class AgainstTheModel(RuleBasedStateMachine):
     def lose(self, partition: tuple[str, int]) -> None:
         self.window.drop([partition])
         for table in (self.all, self.stored, self.floor):
-            table.pop(partition, None)  # type: ignore[attr-defined]
+            table.pop(partition, None)
 
     @rule(partition=st.sampled_from([P, Q]), back=st.integers(0, 10))
     def rewind(self, partition: tuple[str, int], back: int) -> None:
