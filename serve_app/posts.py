@@ -24,6 +24,19 @@ def language_tag(value: str | None) -> str | None:
     return value
 
 
+def moment(value: datetime) -> datetime:
+    """In UTC. Raises ValueError for a time without a zone, in the future, or outside the calendar."""
+    if value.tzinfo is None:
+        raise ValueError("must carry a time zone, for instance 2026-11-21T10:00:00Z")
+    try:
+        value = value.astimezone(UTC)
+    except OverflowError:  # next to year 1 or 9999, moved to UTC
+        raise ValueError("lies outside the calendar") from None
+    if value > datetime.now(UTC) + MAX_CLOCK_SKEW:
+        raise ValueError("lies in the future")
+    return value
+
+
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,11 +60,7 @@ class Post(Frozen):
     @field_validator("created_at")
     @classmethod
     def _aware_and_past(cls, value: datetime) -> datetime:
-        if value.tzinfo is None:
-            raise ValueError("must carry a time zone, for instance 2026-11-21T10:00:00Z")
-        if value > datetime.now(UTC) + MAX_CLOCK_SKEW:
-            raise ValueError("lies in the future")
-        return value.astimezone(UTC)
+        return moment(value)
 
 
 class MediaSource(Frozen):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
@@ -24,7 +24,7 @@ from serve_app.http.body import decode_base64, decode_data_url, is_data_url, off
 from serve_app.http.errors import invalid_from
 from serve_app.http.intake import check_shape
 from serve_app.http.submission import MAX_URL_CHARS
-from serve_app.posts import MAX_CLOCK_SKEW, Frozen, Id, MediaSource, Post
+from serve_app.posts import Frozen, Id, MediaSource, Post, moment
 from serve_app.records.values import EventId, Refusal, ViewCount
 from serve_app.streams.values import Clip
 
@@ -76,11 +76,7 @@ class _Viewed(Frozen):
     @field_validator("at")
     @classmethod
     def _aware_and_past(cls, value: datetime) -> datetime:
-        if value.tzinfo is None:
-            raise ValueError("must carry a time zone, for instance 2026-11-21T10:00:00Z")
-        if value > datetime.now(UTC) + MAX_CLOCK_SKEW:
-            raise ValueError(_FUTURE)
-        return value.astimezone(UTC)
+        return moment(value)
 
 
 class EventReader:
@@ -129,20 +125,20 @@ class EventReader:
         return self._clip(event, found) if expected == CLIP_RECORDED else self._viewed(event, found)
 
     def _post(self, event: EventId, found: Envelope) -> PostCreated:
-        fields, url, data = _without_media(_object(found), "media_url", "media_base64")
+        fields, url, data = _without_media(_object(found))
         post = _validated(Post, fields)
-        media = self._source(url, data, "media_url", "media_base64")
+        media = self._source(url, data)
         check_shape(post, media, self._max_caption_chars)
         return PostCreated(event, post, media)
 
     def _clip(self, event: EventId, found: Envelope) -> ClipRecorded:
         if found.content_type.startswith("audio/"):
             return self._sound_itself(event, found)
-        fields, url, data = _without_media(_object(found), "audio_url", "audio_base64")
+        fields, url, data = _without_media(_object(found))
         clip = _validated(Clip, fields)
-        sound = self._source(url, data, "audio_url", "audio_base64")
+        sound = self._source(url, data)
         if sound is None:
-            raise EventRefused("media_required", "A clip needs its sound: audio_url or audio_base64.")
+            raise EventRefused("media_required", "A clip needs its sound: media_url or media_base64.")
         return ClipRecorded(event, clip, sound)
 
     def _sound_itself(self, event: EventId, found: Envelope) -> ClipRecorded:
@@ -164,18 +160,18 @@ class EventReader:
         viewed = _validated(_Viewed, _object(found))
         return PostViewed(event, ViewCount(viewed.post_id, viewed.views, viewed.at))
 
-    def _source(self, url: str | None, encoded: str | None, url_name: str, base64_name: str) -> MediaSource | None:
+    def _source(self, url: str | None, encoded: str | None) -> MediaSource | None:
         if url is not None and encoded is not None:
-            raise EventRefused("invalid_request", f"Give either {url_name} or {base64_name}.")
+            raise EventRefused("invalid_request", "Give either media_url or media_base64.")
         if encoded is not None:
-            return _bytes(_decoded(encoded, self._max_bytes, base64_name), base64_name)
+            return _bytes(_decoded(encoded, self._max_bytes, "media_base64"), "media_base64")
         if url is None:
             return None
         if is_data_url(url):
-            return _bytes(decode_data_url(url, max_bytes=self._max_bytes, param=url_name), url_name)
+            return _bytes(decode_data_url(url, max_bytes=self._max_bytes, param="media_url"), "media_url")
         if len(url) > MAX_URL_CHARS or not _URL.fullmatch(url):
             limit = f"of at most {MAX_URL_CHARS} characters"
-            raise EventRefused("invalid_request", f"{url_name} must be an http or https URL {limit}.")
+            raise EventRefused("invalid_request", f"media_url must be an http or https URL {limit}.")
         return MediaSource(url=url)
 
 
@@ -186,12 +182,11 @@ def _object(found: Envelope) -> dict[str, Any]:
     raise EventRefused("invalid_request", f"The event {what}: {found.type} needs one.")
 
 
-def _without_media(
-    fields: dict[str, Any], url_name: str, base64_name: str
-) -> tuple[dict[str, Any], str | None, str | None]:
+def _without_media(fields: dict[str, Any]) -> tuple[dict[str, Any], str | None, str | None]:
+    """The other fields, media_url, media_base64."""
     rest = dict(fields)
-    url, encoded = rest.pop(url_name, None), rest.pop(base64_name, None)
-    for name, value in ((url_name, url), (base64_name, encoded)):
+    url, encoded = rest.pop("media_url", None), rest.pop("media_base64", None)
+    for name, value in (("media_url", url), ("media_base64", encoded)):
         if value is not None and not isinstance(value, str):
             raise EventRefused("invalid_request", f"{name}: Input should be a valid string")
     return rest, url, encoded
@@ -202,8 +197,7 @@ def _validated(model: type[Model], fields: Mapping[str, Any]) -> Model:
         return model.model_validate(fields)
     except ValidationError as error:
         raise invalid_from(error) from None
-    except OverflowError:  # a date next to year 1 or 9999, moved to UTC
-        raise EventRefused("invalid_request", "A date lies outside the calendar.") from None
+
 
 
 def _decoded(text: str, max_bytes: int, name: str) -> bytes:

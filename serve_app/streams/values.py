@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Literal
 
 from pydantic import Field, field_validator
 
-from serve_app.posts import MAX_CLOCK_SKEW, Frozen, Id, ModelReport, language_tag
+from serve_app.posts import Frozen, Id, ModelReport, language_tag, moment
 
 MAX_START_S = 366 * 86_400.0  # a stream longer than a year is a client's error
 
@@ -32,11 +32,7 @@ class ClipFields(Frozen):
     @field_validator("created_at")
     @classmethod
     def _aware_and_past(cls, value: datetime) -> datetime:
-        if value.tzinfo is None:
-            raise ValueError("must carry a time zone, for instance 2026-11-21T10:00:00Z")
-        if value > datetime.now(UTC) + MAX_CLOCK_SKEW:
-            raise ValueError("lies in the future")
-        return value.astimezone(UTC)
+        return moment(value)
 
 
 class Clip(ClipFields):

@@ -37,7 +37,7 @@ def post(number: int) -> OutRecord:
 
 
 def clip(stream: str, number: int) -> OutRecord:
-    fields = {"stream_id": stream, "start_s": 20.0 * number, "created_at": AT.isoformat(), "audio_base64": "AAAA"}
+    fields = {"stream_id": stream, "start_s": 20.0 * number, "created_at": AT.isoformat(), "media_base64": "AAAA"}
     body = event("parakh.clip.recorded", hash((stream, number)) % 10**9, fields)
     return OutRecord("parakh.clips", stream.encode(), body)
 

@@ -88,7 +88,7 @@ def test_a_post_with_media(media: dict[str, str]) -> None:
 
 
 def test_a_clip_in_json() -> None:
-    found = read(event("parakh.clips", CLIP | {"audio_base64": base64.b64encode(SOUND).decode()}))
+    found = read(event("parakh.clips", CLIP | {"media_base64": base64.b64encode(SOUND).decode()}))
     assert isinstance(found, ClipRecorded)
     assert (found.clip.stream_id, found.clip.start_s, found.clip.language) == ("s1", 20.5, "hi")
     assert found.sound.data == SOUND
@@ -187,9 +187,9 @@ REFUSED: list[tuple[str, Message, str, str]] = [
     ("no base64", video(media_base64="AA=A"), "invalid_base64", "media_base64"),
     ("empty media", video(media_base64=""), "invalid_request", "empty"),
     ("a broken data URL", video(media_url="data:x"), "invalid_request", "data:"),
-    ("a clip without sound", event("parakh.clips", CLIP), "media_required", "audio_url"),
-    ("a clip at infinity", clip(audio_base64="AAAA", start_s="inf"), "invalid_request", "start_s"),
-    ("a clip before its stream", clip(audio_base64="AAAA", start_s=-1), "invalid_request", "start_s"),
+    ("a clip without sound", event("parakh.clips", CLIP), "media_required", "media_url"),
+    ("a clip at infinity", clip(media_base64="AAAA", start_s="inf"), "invalid_request", "start_s"),
+    ("a clip before its stream", clip(media_base64="AAAA", start_s=-1), "invalid_request", "start_s"),
     ("views as text", event("parakh.views", VIEWED | {"views": "many"}), "invalid_request", "views"),
     ("too many views", event("parakh.views", VIEWED | {"views": 2**63}), "invalid_request", "views"),
     ("views without a zone", event("parakh.views", VIEWED | {"at": PAST[:-1]}), "invalid_request", "time zone"),
@@ -236,7 +236,7 @@ async def test_what_is_too_large_is_refused_before_it_is_parsed() -> None:
 async def test_media_larger_than_the_cap_is_refused() -> None:
     reader = EventReader(max_bytes=1000)
     sound = base64.b64encode(b"\x00" * 900).decode()
-    small = event("parakh.clips", CLIP | {"audio_base64": sound})
+    small = event("parakh.clips", CLIP | {"media_base64": sound})
     assert isinstance(await reader.read(small), Refused)
 
 
@@ -253,7 +253,7 @@ async def test_a_big_event_leaves_the_loop_to_others() -> None:
 
 GOOD = [
     video(media_base64="AAEC"),
-    event("parakh.clips", CLIP | {"audio_url": "https://example.com/a.wav"}),
+    event("parakh.clips", CLIP | {"media_url": "https://example.com/a.wav"}),
     event("parakh.views", VIEWED),
 ]
 JUNK = st.recursive(
