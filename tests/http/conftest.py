@@ -10,12 +10,14 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
+from serve_app.config import AppConfig
 from serve_app.http.app import create_app
 from serve_app.http.fakes import FakeModerator
 from serve_app.http.services import Services
 from serve_app.http.settings import HttpSettings, JobSettings
 from serve_app.media_store import DirectoryMediaStore
 from serve_app.records import Records
+from tests.http import graph_of_fakes  # the module: it imports this one
 
 SETTINGS = HttpSettings(auth="off", request_timeout_s=10, jobs=JobSettings(poll_s=0.05, retry_base_s=0.02))
 
@@ -60,6 +62,29 @@ def app(services: Services) -> FastAPI:
 async def client(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(app) as opened:
         yield opened
+
+
+@pytest.fixture
+async def graph(fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[graph_of_fakes.Graph]:
+    """The whole service with the fake index."""
+    async with graph_of_fakes.graph_of(fake_config, tmp_path) as found:
+        yield found
+
+
+@pytest.fixture(params=["fake", "node"])
+async def either(
+    request: pytest.FixtureRequest, fake_config: AppConfig, tmp_path: Path
+) -> AsyncIterator[graph_of_fakes.Graph]:
+    """With the fake index, and with the true one."""
+    if request.param == "fake":
+        async with graph_of_fakes.graph_of(fake_config, tmp_path) as found:
+            yield found
+        return
+    async with (
+        graph_of_fakes.true_node(tmp_path) as node,
+        graph_of_fakes.graph_of(fake_config, tmp_path, similarity=node) as found,
+    ):
+        yield found
 
 
 def text_post(post_id: str = "p1", caption: str | None = "good morning", **changes: Any) -> dict[str, Any]:

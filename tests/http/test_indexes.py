@@ -24,16 +24,6 @@ ENCODER = {"name": "theirs", "version": "1"}
 VECTOR = [1.0, 0.0, 0.5, 0.0]
 
 
-@pytest.fixture(params=["fake", "node"])
-async def either(request: pytest.FixtureRequest, fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[Graph]:
-    if request.param == "fake":
-        async with graph_of(fake_config, tmp_path) as found:
-            yield found
-        return
-    async with true_node(tmp_path) as node, graph_of(fake_config, tmp_path, similarity=node) as found:
-        yield found
-
-
 @pytest.fixture
 async def graph(fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[Graph]:
     async with true_node(tmp_path) as node, graph_of(fake_config, tmp_path, similarity=node) as found:

@@ -4,31 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from deployments.runtime.errors import NodeUnavailable
-from serve_app.config import AppConfig
-from tests.http.graph_of_fakes import Graph, graph_of, picture, true_node
-
-
-@pytest.fixture
-async def graph(fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[Graph]:
-    async with graph_of(fake_config, tmp_path) as found:
-        yield found
-
-
-@pytest.fixture(params=["fake", "node"])
-async def either(request: pytest.FixtureRequest, fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[Graph]:
-    """With the fake index, and with the true one."""
-    if request.param == "fake":
-        async with graph_of(fake_config, tmp_path) as found:
-            yield found
-        return
-    async with true_node(tmp_path) as node, graph_of(fake_config, tmp_path, similarity=node) as found:
-        yield found
+from tests.http.graph_of_fakes import Graph, picture
 
 
 async def test_the_same_picture_encoded_anew_is_a_duplicate(either: Graph) -> None:

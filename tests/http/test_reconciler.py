@@ -5,8 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import hashlib
-from collections.abc import AsyncIterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -15,28 +14,11 @@ from hypothesis import strategies as st
 
 from deployments.runtime.errors import InvalidInput
 from deployments.similarity.content import Content
-from serve_app.config import AppConfig
 from serve_app.http.services import Services
 from serve_app.index_worker import IndexWorker
 from serve_app.posts import MediaSource
 from serve_app.reconciler import Reconciliation, differences, keep_reconciled, reconcile
-from tests.http.graph_of_fakes import INDEXING, Graph, graph_of, picture, true_node
-
-
-@pytest.fixture(params=["fake", "node"])
-async def either(request: pytest.FixtureRequest, fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[Graph]:
-    if request.param == "fake":
-        async with graph_of(fake_config, tmp_path) as found:
-            yield found
-        return
-    async with true_node(tmp_path) as node, graph_of(fake_config, tmp_path, similarity=node) as found:
-        yield found
-
-
-@pytest.fixture
-async def graph(fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[Graph]:
-    async with graph_of(fake_config, tmp_path) as found:
-        yield found
+from tests.http.graph_of_fakes import INDEXING, Graph, picture
 
 
 async def filled(graph: Graph) -> None:

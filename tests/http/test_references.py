@@ -6,7 +6,6 @@ import asyncio
 import base64
 import dataclasses
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +14,7 @@ import pytest
 from deployments.runtime.errors import NodeUnavailable
 from deployments.similarity.content import Content, MatchAnswer
 from serve_app.config import AppConfig
-from tests.http.graph_of_fakes import INDEXING, Graph, graph_of, picture, true_node
-
-
-@pytest.fixture(params=["fake", "node"])
-async def either(request: pytest.FixtureRequest, fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[Graph]:
-    if request.param == "fake":
-        async with graph_of(fake_config, tmp_path) as found:
-            yield found
-        return
-    async with true_node(tmp_path) as node, graph_of(fake_config, tmp_path, similarity=node) as found:
-        yield found
-
-
-@pytest.fixture
-async def graph(fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[Graph]:
-    async with graph_of(fake_config, tmp_path) as found:
-        yield found
+from tests.http.graph_of_fakes import INDEXING, Graph, graph_of, picture
 
 
 async def refer(graph: Graph, status: int = 201, seed: int = 1, **fields: Any) -> dict[str, Any]:

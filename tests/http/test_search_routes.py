@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,6 @@ from serve_app.http.app import create_app
 from serve_app.http.settings import HttpSettings
 from tests.http.conftest import build_services, client_of
 from tests.http.graph_of_fakes import Graph, graph_of, image_post, picture, true_node
-
-
-@pytest.fixture(params=["fake", "node"])
-async def either(request: pytest.FixtureRequest, fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[Graph]:
-    if request.param == "fake":
-        async with graph_of(fake_config, tmp_path) as found:
-            yield found
-        return
-    async with true_node(tmp_path) as node, graph_of(fake_config, tmp_path, similarity=node) as found:
-        yield found
-
-
-@pytest.fixture
-async def graph(fake_config: AppConfig, tmp_path: Path) -> AsyncIterator[Graph]:
-    async with graph_of(fake_config, tmp_path) as found:
-        yield found
 
 
 async def search(graph: Graph, status: int = 200, **asked: Any) -> Any:
