@@ -15,7 +15,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -251,6 +251,22 @@ class Consumer:
         self._observe()
 
     async def _concluded(self, conclusions: Sequence[Conclusion]) -> list[Concluded]:
+        """In one transaction; where that breaks the code, each alone, and the culprit becomes a dead letter."""
+        try:
+            return await self._stored_when_possible(conclusions)
+        except Exception:  # the edge of a batch: one message that breaks the code must not stop the consumer
+            log.exception("%d outcomes cannot be stored together", len(conclusions))
+        outcomes: list[Concluded] = []
+        for conclusion in conclusions:
+            try:
+                outcomes += await self._stored_when_possible([conclusion])
+            except Exception:
+                log.exception("%s/%d@%d cannot be stored", *conclusion.message.place)
+                refusal = Refusal(ParakhError.code, "Its outcome could not be stored: the server failed inside.")
+                outcomes += await self._stored_when_possible([replace(conclusion, work=refusal)])
+        return outcomes
+
+    async def _stored_when_possible(self, conclusions: Sequence[Conclusion]) -> list[Concluded]:
         """Tried until the database takes it: meanwhile the window fills up and nothing more is taken."""
         pause_s = self._settings.retry_base_s
         while True:
@@ -258,8 +274,6 @@ class Consumer:
                 return await self._store.conclude(conclusions)
             except NodeUnavailable as error:
                 self._observer.retried(error.code)
-            except Exception:  # the edge of the writer: it must outlive whatever a database says
-                log.exception("outcomes could not be stored; trying again")
             await asyncio.sleep(_jittered(pause_s))
             pause_s = min(2 * pause_s, self._settings.retry_max_s)
 

@@ -63,6 +63,7 @@ class MemoryStore:
         self.batches: list[int] = []
         self.down = False
         self.delay_s = 0.0
+        self.breaks: set[str] = set()  # what the code cannot store
         self._events: set[EventId] = set()
 
     async def known(self, events: Sequence[EventId]) -> set[EventId]:
@@ -75,6 +76,8 @@ class MemoryStore:
         if self.down:
             raise NodeUnavailable
         self.batches.append(len(conclusions))
+        if any(isinstance(each.work, ViewCount) and each.work.post_id in self.breaks for each in conclusions):
+            raise RuntimeError("a secret of the inside")
         return [self._one(conclusion) for conclusion in conclusions]
 
     def _one(self, conclusion: Conclusion) -> Concluded:
@@ -242,6 +245,17 @@ async def test_while_the_database_is_away_nothing_is_forgotten_and_the_window_fi
         assert len(handler.seen) == 10
         store.down = False
         await until(lambda: len(store.rows) == 50 and uncommitted(broker) == 0)
+
+
+async def test_an_outcome_that_breaks_the_store_becomes_a_dead_letter_and_stops_nobody() -> None:
+    broker, store = FakeBroker(TOPICS), MemoryStore()
+    store.breaks = {"p3"}
+    await send(broker, *(post(n) for n in range(10)))
+    async with consuming(broker, Handler(), store):
+        await until(lambda: len(store.rows) == 10 and uncommitted(broker) == 0)
+    (refusal,) = [work for work in store.rows.values() if isinstance(work, Refusal)]
+    assert refusal.code == "internal_error"
+    assert "secret" not in refusal.reason
 
 
 async def test_while_the_broker_is_away_the_consumer_waits_and_goes_on() -> None:
