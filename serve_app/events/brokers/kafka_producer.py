@@ -21,6 +21,7 @@ from serve_app.events.settings import BrokerSettings, KafkaSettings
 
 log = logging.getLogger(__name__)
 
+_HINT = "; where this is an UnknownError, the broker may lack InitProducerId: set kafka.idempotent to false"
 BATCH_BYTES = 256 * 1024
 
 
@@ -42,7 +43,10 @@ class KafkaProducer:
         try:
             await asyncio.wait_for(producer.start(), settings.connect_timeout_s)
         except FAILURES as error:
-            log.warning("kafka: no connection: %r", error)
+            hint = (
+                " (without InitProducerId a broker needs kafka.idempotent: false)" if settings.kafka.idempotent else ""
+            )
+            log.warning("kafka: no connection: %r%s", error, hint)
             await _stopped(producer)
             raise BrokerUnavailable from error
         except BaseException:

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
-import ipaddress
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import nats
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,7 +14,7 @@ from serve_app.events.brokers import BrokerUnavailable, OutRecord, TopicMissing,
 from serve_app.events.brokers.nats_client import from_headers, to_headers
 from tests.events.brokers.worlds import NATS, World, nothing_more, numbers, settings_for, take, values
 from tests.events.conftest import started
-from tests.events.servers import nats_process
+from tests.events.servers import certificate, nats_process
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=10)
 
@@ -94,31 +89,6 @@ async def test_a_group_that_has_all_it_may_have_waits(nats_server: str) -> None:
     await source.done(found)
     assert values(await take(source, 3)) == numbers(8)[5:]
     await world.close()
-
-
-def certificate(directory: Path) -> tuple[Path, Path]:
-    """Certificate for 127.0.0.1, its own authority, and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "broker")])
-    now = datetime.datetime.now(datetime.UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(days=1))
-        .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    cert_file, key_file = directory / "cert.pem", directory / "key.pem"
-    cert_file.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    key_file.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    return cert_file, key_file
 
 
 async def test_password_and_tls(tmp_path: Path) -> None:
