@@ -24,16 +24,37 @@ def params(wanted: Callable[[IndexBackend], bool] = lambda backend: True) -> lis
     return [pytest.param(b, id=b.name, marks=slow if b.slow else []) for b in BACKENDS if wanted(b)]
 
 
-@pytest.fixture(scope="session")
-def milvus_server() -> Iterator[str]:
-    """The uri of a real Milvus server, one for the session."""
+@pytest.fixture
+def milvus_server() -> str:
+    """The uri of a real Milvus server, one for all tests that ask for it: it is stopped after the last of them."""
     try:
-        server = shared_server()
+        return shared_server().uri
     except Unavailable as reason:
         skip_or_fail(str(reason))
         raise
-    yield server.uri
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One after another, at the end: an idle server takes half a core from whatever runs beside it."""
+    items.sort(key=_needs_server)
+
+
+@pytest.hookimpl(trylast=True)  # after the test's own fixtures, which may need the server still
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if _needs_server(item) and not (nextitem is not None and _needs_server(nextitem)):
+        stop_shared_server()
+
+
+def pytest_sessionfinish() -> None:
+    """Broken off, or not: `-x` asks for no next test."""
     stop_shared_server()
+
+
+def _needs_server(item: pytest.Item) -> bool:
+    arguments = getattr(getattr(item, "callspec", None), "params", {}).values()
+    names = [getattr(argument, "name", argument) for argument in arguments]
+    named = any(isinstance(name, str) and name == "milvus-server" for name in names)
+    return named or "milvus_server" in getattr(item, "fixturenames", ())
 
 
 @pytest.fixture
