@@ -10,5 +10,6 @@ def prepare(samples: NDArray[np.float32], do_normalize: bool) -> NDArray[np.floa
     """(n,) as the checkpoint wants it: mean 0 and variance 1 where its preprocessor_config.json says so."""
     if not do_normalize:
         return np.ascontiguousarray(samples)
-    normal: NDArray[np.float32] = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+    with np.errstate(over="ignore", invalid="ignore"):  # absurdly loud sound comes out as NaN, and is refused for it
+        normal: NDArray[np.float32] = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
     return normal

@@ -5,6 +5,8 @@ is told to those who waited for it and to nobody else, and the next caller tries
 leave is in use, the caller waits; a caller who has waited for `patience_s` goes before everyone who came later, so that
 a busy language cannot keep a rare one out for ever.
 
+Who holds a lease must not wait for another with it in hand (`pin` never waits): two who do could wait for each other.
+
     size (cheap) -> make room -> load (slow, outside the lock) -> lease ... release
 """
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +29,7 @@ TINY: dict[str, Any] = {
     "num_conv_pos_embedding_groups": 4,
     "classifier_proj_size": 12,
 }
-"""One frame is 430 samples, one more every 160."""
+"""The first frame takes 165 samples, each one more 160."""
 
 
 def make_tiny(
@@ -52,11 +50,11 @@ def make_tiny(
     return directory
 
 
-def with_other_head(trunk: Path, directory: Path, seed: int, **changes: Any) -> Path:
+def with_other_head(trunk: Path, directory: Path, seed: int, *, do_normalize: bool = True, **changes: Any) -> Path:
     """A checkpoint of the same trunk under another head."""
     from safetensors.torch import load_file, save_file
 
-    make_tiny(directory, seed, **(json.loads((trunk / "config.json").read_text()) | changes))
+    make_tiny(directory, seed, do_normalize=do_normalize, **changes)
     state, shared = load_file(directory / "model.safetensors"), load_file(trunk / "model.safetensors")
     state |= {name: tensor for name, tensor in shared.items() if name.startswith("wav2vec2.")}
     save_file(state, directory / "model.safetensors", metadata={"format": "pt"})
@@ -93,6 +91,3 @@ def reference(directory: Path, samples: Array) -> Array:
     with torch.inference_mode():
         logits: Array = model(inputs).logits[0].numpy()
     return logits
-
-
-Judge = Callable[[Array], Array]

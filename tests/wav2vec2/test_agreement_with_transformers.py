@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import Wav2Vec2ForSequenceClassification
 
-from deployments.wav2vec2.checkpoint import build_trunk, open_checkpoint
+from deployments.wav2vec2.checkpoint import Checkpoint, build_trunk, open_checkpoint
 from deployments.wav2vec2.head import Head, make_head, softmax
 from deployments.wav2vec2.loading import fold_weight_norm
 from deployments.wav2vec2.preprocess import prepare
@@ -31,7 +31,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "adapters": {"do_stable_layer_norm": True, "adapter_attn_dim": 8},
     "odd positions": {"num_conv_pos_embeddings": 15},
 }
-SHORTEST = 430
+SHORTEST = 325  # two frames
 
 
 @pytest.fixture(scope="module", params=SHAPES, ids=lambda name: name.replace(" ", "-"))
@@ -112,13 +112,36 @@ def test_the_masked_group_norm_alone_is_exact(tmp_path: Path) -> None:
 
 def test_openvino_takes_every_shape_and_any_length(shape: Path) -> None:
     checkpoint = open_checkpoint(str(shape), Wav2Vec2Settings())
-    model = build_trunk(checkpoint)
-    fold_weight_norm(model)
-    runtime = OpenVinoRuntime(Trunk(model, checkpoint.weighted_layers).eval(), 1, "fp32")
+    runtime = openvino_of(checkpoint)
     head = make_head(checkpoint.head_state())
     for samples in (SHORTEST, 7001, 1000):
         (rows,) = runtime([prepare(sound(samples), True)])
         np.testing.assert_allclose(head(rows), reference(shape, sound(samples)), atol=1e-4)
+
+
+@settings(max_examples=4, deadline=None)
+@given(lengths=st.lists(st.one_of(st.integers(SHORTEST, 400), st.integers(SHORTEST, 20_000)), min_size=2, max_size=6))
+def test_openvino_forgets_the_lengths_it_saw_before(
+    tiny_parts: tuple[Checkpoint, TorchRuntime], lengths: list[int]
+) -> None:
+    """It compiles kernels by shape as lengths come: from one frame on, which is refused, it would go wrong later."""
+    checkpoint, reference = tiny_parts
+    runtime = openvino_of(checkpoint)
+    for length in lengths:
+        clip = prepare(sound(length), True)
+        np.testing.assert_allclose(runtime([clip])[0], reference.alone(clip), atol=2e-5)
+
+
+@pytest.fixture(scope="module")
+def tiny_parts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Checkpoint, TorchRuntime]:
+    directory = make_tiny(tmp_path_factory.mktemp("tiny"))
+    return open_checkpoint(str(directory), Wav2Vec2Settings()), runtime_and_head(directory)[0]
+
+
+def openvino_of(checkpoint: Checkpoint) -> OpenVinoRuntime:
+    model = build_trunk(checkpoint)
+    fold_weight_norm(model)
+    return OpenVinoRuntime(Trunk(model, checkpoint.weighted_layers).eval(), 1, "fp32")
 
 
 def test_one_bad_clip_leaves_its_neighbours_alone(tiny: Path) -> None:
