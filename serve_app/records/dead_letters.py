@@ -151,7 +151,8 @@ class DeadLetterStore:
         """They were sent again as they were read. One that is dead again by now stays a dead one."""
 
         def work(session: Session) -> None:
-            for letter in sorted(letters, key=lambda letter: letter.id):
+            self._database.lock_all(session, [("letter", letter.id) for letter in letters])
+            for letter in letters:
                 same = (DeadLetterRow.id == letter.id) & (DeadLetterRow.attempts == letter.attempts)
                 session.execute(update(DeadLetterRow).where(same).values(replayed_at=leases.now()))
 

@@ -90,7 +90,9 @@ def database_url(url: str) -> URL:
 class SqliteDatabase:
     def __init__(self, url: URL) -> None:
         self.url = url
-        self._engine = create_engine(url, pool_size=SQLITE_READERS + 1, pool_timeout=BUSY_TIMEOUT_S)
+        self._engine = create_engine(
+            url, pool_size=SQLITE_READERS + 1, pool_timeout=BUSY_TIMEOUT_S, hide_parameters=True
+        )
         self._writer = self._engine.execution_options(parakh_write=True)
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="records-write")
         self._read_threads = ThreadPoolExecutor(SQLITE_READERS, thread_name_prefix="records-read")
@@ -132,7 +134,12 @@ class PostgresDatabase:
     def __init__(self, url: URL) -> None:
         self.url = url
         self._engine = create_async_engine(
-            url, pool_pre_ping=True, pool_size=10, max_overflow=10, pool_timeout=BUSY_TIMEOUT_S
+            url,
+            pool_pre_ping=True,
+            pool_size=10,
+            max_overflow=10,
+            pool_timeout=BUSY_TIMEOUT_S,
+            hide_parameters=True,  # a failure's text goes into logs; captions do not
         )
 
     async def read(self, work: Work[T]) -> T:

@@ -102,7 +102,7 @@ def _claimable(at: datetime, limit: int) -> Select[JobRow, PostRow]:
         select(JobRow, PostRow)
         .join(PostRow, (JobRow.post_id == PostRow.post_id) & (JobRow.revision == PostRow.revision))
         .where(UNFINISHED, or_(waiting, abandoned))
-        .order_by(JobRow.post_created_at)
+        .order_by(JobRow.post_created_at, JobRow.created_at)
         .limit(limit)
     )
 

@@ -92,7 +92,7 @@ class JobRow(Table):
     __tablename__ = "jobs"
     __table_args__ = (
         ForeignKeyConstraint(["post_id", "revision"], ["posts.post_id", "posts.revision"], ondelete="CASCADE"),
-        partial_index("ix_jobs_unfinished", "post_created_at", where="status IN ('pending', 'running')"),
+        partial_index("ix_jobs_unfinished", "post_created_at", "created_at", where="status IN ('pending', 'running')"),
         partial_index("ix_jobs_failed", "finished_at", where="status = 'failed'"),
     )
     post_id: Mapped[str] = mapped_column(_POST_ID, primary_key=True)

@@ -22,7 +22,11 @@ from serve_app.records.values import WebhookDelivery
 
 
 def add(session: Session, deliveries: Sequence[tuple[str, str]]) -> None:
-    """Joins the transaction that marks the events as published. Idempotent."""
+    """Joins the transaction that marks the events as published. Idempotent; an event that was erased has none."""
+    if not deliveries:
+        return
+    events = select(OutboxRow.event_id).where(OutboxRow.event_id.in_({event_id for event_id, _ in deliveries}))
+    standing = set(session.scalars(events.with_for_update(read=True)))
     at = leases.now()
     rows = [
         {
@@ -37,6 +41,7 @@ def add(session: Session, deliveries: Sequence[tuple[str, str]]) -> None:
             "done_at": None,
         }
         for event_id, endpoint in deliveries
+        if event_id in standing
     ]
     if rows:
         session.execute(upsert(session, WebhookDeliveryRow).on_conflict_do_nothing(), rows)

@@ -97,7 +97,7 @@ async def test_the_queue_is_read_in_order_of_its_index_on_postgresql_too(records
         query = (
             "EXPLAIN SELECT * FROM jobs WHERE jobs.status IN ('pending', 'running') AND (jobs.status = 'pending' "
             "AND available_at <= now() OR jobs.status = 'running' AND lease_until <= now()) "
-            "ORDER BY post_created_at LIMIT 1"
+            "ORDER BY post_created_at, created_at LIMIT 1"
         )
         return "\n".join(session.scalars(text(query)))
 

@@ -146,3 +146,10 @@ class TestRefusals:
         assert {letter.code for letter in await records.dead_letters.list()} == {"unstorable"}
         assert (await records.posts.find("p1")).status == "done"
         assert (await records.streams.state("s1")).clips == 1
+
+    @pytest.mark.parametrize("post_id", ["nul\x00inside", "x" * 200])
+    async def test_what_only_one_database_can_hold(self, records: Records, post_id: str) -> None:
+        """SQLite takes any text; PostgreSQL neither NUL nor more than the column's length."""
+        outcomes = await records.events.conclude([concluded(views(1000, post_id)), concluded(judged_post())])
+        expected = "done" if records._database.url.drivername == "sqlite" else "dead"
+        assert outcomes == [expected, "done"]

@@ -115,6 +115,29 @@ class TestAnyDelivery:
         }
 
 
+@settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
+@given(bad=st.lists(st.booleans(), min_size=6, max_size=24), seed=st.integers(0, 2**32))
+def test_clips_in_order_tell_the_same_changes_however_they_are_batched(bad: list[bool], seed: int) -> None:
+    works = [concluded(judged_clip("s1", n, 0.99 if raised else 0.01), f"e{n}", n) for n, raised in enumerate(bad)]
+
+    async def changes(folder: str, chance: random.Random | None) -> list[Any]:
+        """With `chance`: in batches, each beginning with clips that had been there."""
+        records = await Records.open(f"sqlite:///{folder}/{chance is None}.db")
+        at = 0
+        while at < len(works):
+            size = 1 if chance is None else chance.randint(1, 8)
+            again = 0 if chance is None else chance.randint(0, 3)
+            await records.events.conclude(works[max(0, at - again) : at + size])
+            at += size
+        found = [(event.type, event.payload) for event in await told(records, outbox.STREAMS)]
+        await records.close()
+        return found
+
+    with tempfile.TemporaryDirectory() as folder:
+        once = asyncio.run(changes(folder, None))
+        assert asyncio.run(changes(folder, random.Random(seed))) == once
+
+
 async def deliver(records: Records, batches: list[list[int]], chance: random.Random) -> None:
     messages = world()
     for batch in batches:

@@ -64,6 +64,13 @@ class TestWebhooks:
         await records.erasures.erase("p0", "a")
         assert await records.webhooks.due() == []
 
+    async def test_an_event_that_is_erased_while_it_is_published_has_no_delivery(self, records: Records) -> None:
+        ids = await some_events(records, 2)
+        events = await records.outbox.pending()
+        await records.erasures.erase("p0", "a")
+        await records.outbox.mark_published(ids, [(event.event_id, "one") for event in events])
+        assert [delivery.key for delivery in await records.webhooks.due()] == ["p1"]
+
 
 class TestDuties:
     async def test_one_process_at_a_time(self, records: Records, open_records: Callable[[], Any]) -> None:

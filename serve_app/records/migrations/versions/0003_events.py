@@ -106,7 +106,8 @@ def _jobs_by_age_of_post() -> None:
         "WHERE posts.post_id = jobs.post_id AND posts.revision = jobs.revision)"
     )
     op.drop_index("ix_jobs_queue", "jobs")
-    _partial_index("ix_jobs_unfinished", "jobs", ["post_created_at"], "status IN ('pending', 'running')")
+    columns = ["post_created_at", "created_at"]
+    _partial_index("ix_jobs_unfinished", "jobs", columns, "status IN ('pending', 'running')")
     _partial_index("ix_jobs_failed", "jobs", ["finished_at"], "status = 'failed'")
     _drop_default("jobs", "post_created_at")
 
