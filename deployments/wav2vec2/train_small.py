@@ -26,7 +26,7 @@ from deployments.runtime.stand_in_sounds import Sound, sound
 from deployments.runtime.values import SAMPLE_RATE_HZ
 from deployments.runtime.weights import file_sha256
 from deployments.wav2vec2.artefact import artefacts
-from deployments.wav2vec2.checkpoint import WEIGHTS_NAME
+from deployments.wav2vec2.files import WEIGHTS_NAME
 from deployments.wav2vec2.preprocess import prepare
 from deployments.wav2vec2.settings import SMALL
 
