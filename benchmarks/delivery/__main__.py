@@ -12,6 +12,8 @@ exit code 1 where it is not.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 import sys
 import tempfile
 from contextlib import ExitStack
@@ -46,6 +48,8 @@ QUICK = Scale(400, 1_500, 15, kill_every_s=5, calm_limit_s=60, killed_limit_s=17
 
 def main() -> None:
     given = options(__doc__ or "")
+    for signum in (signal.SIGTERM, signal.SIGINT):  # a shell's background job ignores Ctrl-C
+        signal.signal(signum, signal.default_int_handler)
     scale = QUICK if given.quick else FULL
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="parakh-drill-")))
@@ -74,7 +78,8 @@ async def drill(broker: str, records_url: str, scratch: Path, scale: Scale) -> t
         traffic = Traffic("killed", scale.killed_events, scale.killed_media, SEED + 2)
         killed = await field.run(traffic, "killed", scale.killed_limit_s)
         killing.cancel()
-        await asyncio.gather(killing, return_exceptions=True)
+        with contextlib.suppress(asyncio.CancelledError):
+            await killing
         await field.settle()
         await asyncio.to_thread(subject.stop)
     ledger = await reckon([*warm.sent, *calm.sent, *killed.sent], database, broker, group)
@@ -95,6 +100,7 @@ def _counts(ledger: Ledger, killed: Phase, killers: Killers) -> list[Row]:
         Row("outcomes_unexpected", ledger.unexpected, "events"),
         Row("offsets_behind", ledger.offsets_behind, "messages"),
         Row("outbox_waiting", ledger.outbox_waiting, "events"),
+        Row("consumers_died_alone", killers.died_alone, "processes"),
     ]
     return rows + [Row(f"kills_{kind}", count, "kills") for kind, count in killers.kills.items()]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,12 +16,13 @@ import yaml
 
 from serve_app.config import AppConfig
 from serve_app.config_file import load_config
-from serve_app.launch import ServerProcess, free_port, serve_environment
+from serve_app.launch import ServerFailed, ServerProcess, free_port, serve_environment
 from serve_app.models import prepare
 
 ROOT = Path(__file__).parent.parent.parent
 MODELS = ROOT / "var" / "demo" / "models"  # shared with the demo: made once
 ENCODERS = ("media", "clip", "vggish", "xlmr", "fusion", "wav2vec2")
+CONSUMING_S = 90.0
 _REPLICA = "ray::ServeReplica:parakh:"
 
 
@@ -32,7 +34,8 @@ class Grounds:
         self.file.write_text(yaml.safe_dump(_serve_config(port, _arguments(broker, records_url, scratch))), "utf-8")
         self.config: AppConfig = load_config(self.file)
         prepare(self.config, lambda step, fraction: None)
-        self._log = (scratch / "consume.log").open("ab")
+        self._log_file = scratch / "consume.log"
+        self._log = self._log_file.open("ab")
         self.consume: subprocess.Popen[bytes] | None = None
         self.server = ServerProcess(self.file, port=port, log=scratch / "serve.log")
 
@@ -40,9 +43,19 @@ class Grounds:
         self.server.wait_ready()
         self._address = self._gcs_address()
         self.start_consume()
+        deadline = time.monotonic() + CONSUMING_S
+        while b"consuming" not in self._log_file.read_bytes():
+            if time.monotonic() > deadline or self.consume_died():
+                raise ServerFailed(f"parakh consume does not consume\n{self._log_file.read_text()[-3000:]}")
+            time.sleep(0.5)
+
+    def consume_died(self) -> bool:
+        """By itself: nobody killed it."""
+        return self.consume is not None and self.consume.poll() is not None
 
     def start_consume(self) -> None:
         environment = {name: value for name, value in serve_environment().items() if name != "RAY_ADDRESS"}
+        environment |= {"RAY_AUTH_MODE": "token"}  # which a Ray of one machine asks for by default
         command = [sys.executable, "-m", "serve_app.cli", "consume", "--config", str(self.file)]
         self.consume = subprocess.Popen(
             [*command, "--attach", self._address],

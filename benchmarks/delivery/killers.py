@@ -30,6 +30,7 @@ class Killers:
         self._grounds, self._database = subject, database
         self._rng = random.Random(seed)
         self._every_s = every_s
+        self.died_alone = 0  # consume processes that ended before they were killed
         self.kills: Counter[str] = Counter(dict.fromkeys(KINDS, 0))
 
     async def run(self) -> None:
@@ -64,6 +65,7 @@ class Killers:
     async def _consume_process(self) -> bool:
         process = self._grounds.consume
         assert process is not None
+        self.died_alone += self._grounds.consume_died()
         process.kill()
         await asyncio.to_thread(process.wait)
         self._grounds.start_consume()
