@@ -88,7 +88,7 @@ class OpenVinoRuntime:
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
             "ENABLE_CPU_PINNING": False,  # several replicas on one machine would be pinned to the same cores
-            # Kernels kept by clip length: the default of 5000 entries grows by 6 MB a length, without bound in practice.
+            # Kernels are kept by clip length: with the default of 5000 entries memory grows by 6 MB a length.
             "CPU_RUNTIME_CACHE_CAPACITY": 100,
         }
         core = ov.Core()
