@@ -28,6 +28,7 @@ from serve_app.events.webhook_settings import WebhookSettings
 from serve_app.http.settings import HttpSettings
 from serve_app.profiles import PROFILE_NOTES, Profile, apply_profile
 from serve_app.promise import PromiseSettings
+from serve_app.records.settings import RetentionSettings
 from serve_app.similarity_settings import IndexingSettings
 
 DATA_DIR = Path("~/.parakh")
@@ -155,6 +156,9 @@ class AppConfig(Frozen):
     similarity: SimilarityNode = Field(default_factory=SimilarityNode, description="The similarity node.")
     streams: StreamsNode = Field(default_factory=StreamsNode, description="Livestream audio: the wav2vec2 node.")
     events: EventsNode = Field(default_factory=EventsNode, description="The event path: broker and webhooks.")
+    retention: RetentionSettings = Field(
+        default_factory=RetentionSettings, description="How long the records of events and clips are kept."
+    )
     promise: PromiseSettings = Field(default_factory=PromiseSettings, description="How soon a post has its verdict.")
 
     @model_validator(mode="before")

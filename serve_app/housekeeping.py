@@ -8,19 +8,23 @@ post refers to after a grace period longer than any request is deleted, and so i
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from datetime import UTC, datetime
 
+from deployments.runtime.errors import NodeUnavailable
 from serve_app.http.services import Services
-from serve_app.records.settings import RetentionSettings
+from serve_app.promise import AgeObserver
 
 log = logging.getLogger(__name__)
 SWEEP_S = 60.0
+WATCH_S = 5.0
 STORE_SWEEP_S = 3600.0  # between two looks at the whole store
 GRACE_S = 3600.0
 _BATCH = 500
 
 
-async def keep_house(services: Services, retention: RetentionSettings = RetentionSettings()) -> None:  # noqa: B008
+async def keep_house(services: Services) -> None:
     """Until cancelled."""
     clock = asyncio.get_running_loop().time
     retention_s = services.settings.media_retention_s
@@ -33,11 +37,21 @@ async def keep_house(services: Services, retention: RetentionSettings = Retentio
                 await note_garbage(services)
             await services.records.posts.purge_keys()
             await services.records.references.forget_matches(services.indexing.quarantine_window_s)
-            await services.records.retention.sweep(retention)
+            await services.records.retention.sweep(services.retention)
             await services.records.garbage.sweep(services.media_store.delete)
         except Exception:  # the edge of the task: it outlives a sick database or store
             log.exception("housekeeping failed; it will try again")
         await asyncio.sleep(SWEEP_S)
+
+
+async def watch_ages(services: Services, ages: AgeObserver) -> None:
+    """Until cancelled: how old the oldest post is that waits for its verdict."""
+    while True:
+        with contextlib.suppress(NodeUnavailable):
+            oldest = (await services.records.jobs.state()).oldest_post
+            age_s = 0.0 if oldest is None else (datetime.now(UTC) - oldest).total_seconds()
+            ages.oldest_unfinished("jobs", age_s)
+        await asyncio.sleep(WATCH_S)
 
 
 async def note_garbage(services: Services) -> None:

@@ -52,6 +52,7 @@ class IngressDeployment:
             clips=parts.clips,
             stream_windows=parts.policy.streams.windows,
             promise=Promise(config.promise),
+            retention=config.retention,
             ages=metrics.ages,
             outgoing=OutgoingEvents(config, parts.records, parts.media_store, metrics),
         )

@@ -22,7 +22,7 @@ from deployments.runtime.errors import (
     ParakhError,
 )
 from deployments.runtime.values import ContentType, Modality
-from serve_app.housekeeping import keep_house
+from serve_app.housekeeping import keep_house, watch_ages
 from serve_app.http.errors import error_object
 from serve_app.http.services import Services
 from serve_app.http.settings import JobSettings
@@ -151,6 +151,9 @@ class JobWorker:
         if self._loop is None and self._settings.concurrency > 0:
             self._loop = asyncio.create_task(self._run(), name="job worker")
             self._beside = [asyncio.create_task(keep_house(self._services), name="housekeeping")]
+            if self._services.ages is not None:
+                watching = watch_ages(self._services, self._services.ages)
+                self._beside.append(asyncio.create_task(watching, name="age watch"))
             if self._services.index is not None:
                 self._beside.append(asyncio.create_task(keep_reconciled(self._services), name="reconciler"))
 

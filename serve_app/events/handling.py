@@ -75,7 +75,7 @@ class EventHandler:
             raise ParakhError  # a verdict that JSON cannot hold must not be stored
         self._promise.note(verdict)
         content = judgement.content if self._indexed else None
-        return JudgedPost(submission, verdict, content, judgement.copy_of)
+        return JudgedPost(submission, verdict, content, judgement.copy_of, None if media is None else media.data)
 
     async def _kept(self, event: PostCreated) -> tuple[Submission, MediaSource | None]:
         """The media in the store, before the verdict refers to it. What is behind a URL is fetched once: what is

@@ -199,7 +199,6 @@ def _validated(model: type[Model], fields: Mapping[str, Any]) -> Model:
         raise invalid_from(error) from None
 
 
-
 def _decoded(text: str, max_bytes: int, name: str) -> bytes:
     try:
         return decode_base64(text, max_bytes=max_bytes, param=name)

@@ -26,7 +26,7 @@ from serve_app.metrics import Metrics
 from serve_app.nodes import NodeHandles
 from serve_app.promise import Promise
 from serve_app.records import Records, outbox
-from serve_app.records.values import Concluded, Conclusion
+from serve_app.records.values import Concluded, Conclusion, JudgedPost
 
 log = logging.getLogger(__name__)
 _OUTGOING = (outbox.VERDICTS, outbox.ERASURES, outbox.REFERENCES, outbox.CLIPS, outbox.STREAMS, outbox.MILESTONES)
@@ -100,7 +100,7 @@ class EventPath:
             open_source(events.broker, topics),
             EventReader(events.broker.topics),
             handler,
-            _Waking(parts.records, parts.media_store, self._outgoing),
+            _Storing(parts.records, parts.media_store, self._outgoing),
             events.consumer,
             None if metrics is None else metrics.consumer,
         )
@@ -136,19 +136,28 @@ class EventPath:
         await self._records.close()
 
 
-class _Waking:
-    """The store of events, whose every commit wakes the publisher. Bytes too large for a row go to the media store."""
+class _Storing:
+    """The store of events. Bytes too large for a row go to the media store; every commit wakes the publisher."""
 
     def __init__(self, records: Records, media_store: MediaStore, outgoing: OutgoingEvents) -> None:
-        self._keep = media_store.put
-        self._outgoing = outgoing
         self._events = records.events
+        self._media_store = media_store
+        self._outgoing = outgoing
         self.known = records.events.known
 
     async def conclude(self, conclusions: Sequence[Conclusion]) -> list[Concluded]:
-        outcomes = await self._events.conclude(conclusions, self._keep)
+        outcomes = await self._events.conclude(conclusions, self._media_store.put)
         self._outgoing.wake()
+        for conclusion, outcome in zip(conclusions, outcomes, strict=True):
+            if outcome == "done" and isinstance(conclusion.work, JudgedPost):
+                await self._keep_media(conclusion.work)
         return outcomes
+
+    async def _keep_media(self, judged: JudgedPost) -> None:
+        """A file that nobody referred to may have been swept between its put and the commit; now it is referred to."""
+        digest = judged.submission.media_sha256
+        if digest is not None and judged.media is not None and not await self._media_store.exists(digest):
+            await self._media_store.put(judged.media)
 
 
 def consumed_topics(config: AppConfig) -> list[str]:

@@ -14,6 +14,7 @@ from serve_app.media_store import MediaStore
 from serve_app.posts import MediaSource, ModelReport, Post, Verdict
 from serve_app.promise import AgeObserver, Promise
 from serve_app.records import Records
+from serve_app.records.settings import RetentionSettings
 from serve_app.similarity import Similarity, SimilarityOff
 from serve_app.similarity_settings import IndexingSettings
 from serve_app.streams.errors import StreamsOff
@@ -94,6 +95,7 @@ class Services:
     clips: ClipModerator | None = None  # None: runs without livestream audio
     stream_windows: int = 5  # how many windows of a stream an answer shows
     promise: Promise = field(default_factory=Promise)
+    retention: RetentionSettings = field(default_factory=RetentionSettings)
     ages: AgeObserver | None = None
     outgoing: Outgoing | None = None  # None: events stay in the outbox
 

@@ -146,6 +146,7 @@ class JudgedPost:
     verdict: Verdict
     content: Content | None = None  # what the index is told; None: nothing
     copy_of: str | None = None
+    media: bytes | None = None  # what lies in the store, to be put again where a sweep was faster than the commit
 
 
 @dataclass(frozen=True)

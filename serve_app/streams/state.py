@@ -35,18 +35,18 @@ class StreamRule:
             return counted.model_copy(update={"late": before.late + 1}), None
         at = bisect_left([kept.start_ms for kept in before.windows], window.start_ms)
         windows = (*before.windows[:at], window, *before.windows[at:])
-        after = self._folded(counted, windows)
+        after = self._folded(counted, windows, at)
         return after, self._change(before, after)
 
-    def _folded(self, state: StreamState, windows: tuple[Window, ...]) -> StreamState:
-        flags, base_flags, base_windows = state.base_flags, state.base_flags, state.base_windows
-        seen = base_windows
+    def _folded(self, state: StreamState, windows: tuple[Window, ...], at: int) -> StreamState:
+        """`at`: where `windows` differs from the state's. One that came last costs one step, any other a new fold."""
+        last = len(windows) - 1
+        flags = self._fold(state.flags, state, windows, last) if at == last else self._fold_all(state, windows)
         leaving = max(0, len(windows) - self._horizon)
-        for index, window in enumerate(windows):
-            seen = (*seen, window)[-self._n :]
-            flags = self._step(flags, seen)
-            if index < leaving:
-                base_flags, base_windows = flags, seen
+        base_flags, base_windows = state.base_flags, state.base_windows
+        for window in windows[:leaving]:
+            base_windows = (*base_windows, window)[-self._n :]
+            base_flags = self._step(base_flags, base_windows)
         return state.model_copy(
             update={
                 "policy_version": self._policy.version,
@@ -57,6 +57,19 @@ class StreamRule:
                 "base_windows": base_windows,
             }
         )
+
+    def _fold_all(self, state: StreamState, windows: tuple[Window, ...]) -> tuple[Flag, ...]:
+        flags = state.base_flags
+        for index in range(len(windows)):
+            flags = self._fold(flags, state, windows, index)
+        return flags
+
+    def _fold(
+        self, flags: Sequence[Flag], state: StreamState, windows: tuple[Window, ...], index: int
+    ) -> tuple[Flag, ...]:
+        recent = windows[max(0, index + 1 - self._n) : index + 1]
+        before = state.base_windows[-(self._n - len(recent)) :] if len(recent) < self._n else ()
+        return self._step(flags, (*before, *recent))
 
     def _step(self, flags: Sequence[Flag], seen: Sequence[Window]) -> tuple[Flag, ...]:
         """The flags after the last window of `seen`."""

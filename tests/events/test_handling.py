@@ -70,6 +70,7 @@ async def test_a_post_is_judged_and_its_media_kept(nodes: LocalNodes, store: Dir
     assert work.content is not None
     assert work.submission.media_sha256 == work.verdict.media_sha256
     assert await store.get(work.submission.media_sha256 or "") == png
+    assert work.media == png
 
 
 async def test_media_behind_a_url_is_fetched_once_and_kept(

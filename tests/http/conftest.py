@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
@@ -14,29 +13,8 @@ from serve_app.config import AppConfig
 from serve_app.http.app import create_app
 from serve_app.http.fakes import FakeModerator
 from serve_app.http.services import Services
-from serve_app.http.settings import HttpSettings, JobSettings
-from serve_app.media_store import DirectoryMediaStore
-from serve_app.records import Records
-from tests.http import graph_of_fakes  # the module: it imports this one
-
-SETTINGS = HttpSettings(auth="off", request_timeout_s=10, jobs=JobSettings(poll_s=0.05, retry_base_s=0.02))
-
-
-def build_services(folder: Path, settings: HttpSettings = SETTINGS, **changes: Any) -> Services:
-    given: dict[str, Any] = {
-        "moderator": FakeModerator(),
-        "records": Records(f"sqlite:///{folder}/parakh.db"),
-        "media_store": DirectoryMediaStore(folder / "media"),
-        "settings": settings,
-        "profile": "local",
-        "profile_note": "stand-ins",
-    }
-    return Services(**(given | changes))
-
-
-def client_of(app: FastAPI, **headers: str) -> httpx.AsyncClient:
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
-    return httpx.AsyncClient(transport=transport, base_url="http://parakh", headers=headers)
+from tests.http import graph_of_fakes
+from tests.http.building import build_services, client_of
 
 
 @pytest.fixture
@@ -85,14 +63,3 @@ async def either(
         graph_of_fakes.graph_of(fake_config, tmp_path, similarity=node) as found,
     ):
         yield found
-
-
-def text_post(post_id: str = "p1", caption: str | None = "good morning", **changes: Any) -> dict[str, Any]:
-    post = {
-        "post_id": post_id,
-        "author_id": "a1",
-        "content_type": "text",
-        "caption": caption,
-        "created_at": "2026-11-01T10:00:00Z",
-    }
-    return post | changes

@@ -34,7 +34,8 @@ from serve_app.records.references import FloodLimit
 from serve_app.similarity import Similarity
 from serve_app.similarity_calls import SimilarityCalls
 from serve_app.similarity_settings import IndexingSettings
-from tests.http.conftest import build_services, client_of
+from tests.databases import sqlite_url
+from tests.http.building import build_services, client_of
 
 INDEXING = IndexingSettings(poll_s=0.02, retry_base_s=0.02)
 
@@ -95,7 +96,7 @@ async def graph_of(
     policy = policy or default_policy()
     nodes, similarity = CountingNodes(config), similarity or FakeSimilarity()
     flood = FloodLimit(indexing.quarantine_posts, indexing.quarantine_window_s)
-    records = Records(f"sqlite:///{folder}/graph.db", flood)
+    records = Records(sqlite_url(folder, "graph.db"), flood)
     lookup = Lookup(similarity, records.known, reuse=indexing.reuse_verdicts)
     services = build_services(
         folder,

@@ -14,7 +14,7 @@ from serve_app.http.app import create_app
 from serve_app.http.services import Services
 from serve_app.http.settings import HttpSettings
 from serve_app.records.keys import SCOPES, Scope
-from tests.http.conftest import build_services, client_of
+from tests.http.building import build_services, client_of
 
 OPEN = {"/livez", "/readyz", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/static-offline-docs"}
 NEEDS: dict[tuple[str, str], Scope] = {

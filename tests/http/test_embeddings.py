@@ -13,7 +13,7 @@ import pytest
 from deployments.runtime.errors import UrlRefused
 from serve_app.http.app import create_app
 from serve_app.http.fakes import FakeModerator
-from tests.http.conftest import build_services, client_of
+from tests.http.building import build_services, client_of
 
 PICTURE = "data:image/png;base64," + base64.b64encode(b"picture").decode()
 

@@ -18,7 +18,7 @@ from serve_app.http.app import create_app
 from serve_app.http.errors import error_object, recorded_error
 from serve_app.http.fakes import FakeModerator
 from serve_app.http.settings import HttpSettings
-from tests.http.conftest import build_services, client_of, text_post
+from tests.http.building import build_services, client_of, text_post
 
 ROUTES = [
     ("POST", "/v1/moderations"),

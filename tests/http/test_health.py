@@ -15,7 +15,7 @@ from serve_app.http.app import create_app
 from serve_app.http.fakes import NODES, FakeModerator
 from serve_app.http.health import overall
 from serve_app.http.settings import HttpSettings
-from tests.http.conftest import build_services, client_of
+from tests.http.building import build_services, client_of
 
 READY = NodeStatus("records", "ready")
 SICK = NodeStatus("records", "sick")

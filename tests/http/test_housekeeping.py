@@ -15,7 +15,7 @@ from serve_app.http.app import create_app
 from serve_app.http.fakes import FakeModerator
 from serve_app.http.services import Services
 from serve_app.http.settings import HttpSettings
-from tests.http.conftest import build_services, client_of
+from tests.http.building import build_services, client_of
 from tests.http.test_posts import PICTURE, image_post
 
 RETENTION_S = 0.2

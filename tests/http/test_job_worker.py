@@ -28,7 +28,7 @@ from serve_app.http.settings import HttpSettings, JobSettings
 from serve_app.jobs_worker import JobWorker, retry_delay_s
 from serve_app.posts import Post
 from serve_app.records.values import PostState, Submission
-from tests.http.conftest import build_services, client_of, text_post
+from tests.http.building import build_services, client_of, text_post
 
 JOBS = JobSettings(poll_s=0.02, retry_base_s=0.02, max_attempts=3, lease_s=1)
 
@@ -223,7 +223,7 @@ def test_pauses_grow_and_end() -> None:
 CRASHING_SERVER = """
 import asyncio, os, signal, sys
 from pathlib import Path
-from tests.http.conftest import build_services, client_of, text_post
+from tests.http.building import build_services, client_of, text_post
 from tests.http.test_job_worker import SETTINGS
 from serve_app.http.app import create_app
 from serve_app.http.fakes import FakeModerator

@@ -13,7 +13,7 @@ import pytest
 from serve_app.http.app import create_app
 from serve_app.http.fakes import FakeModerator
 from serve_app.http.settings import HttpSettings
-from tests.http.conftest import build_services, client_of, text_post
+from tests.http.building import build_services, client_of, text_post
 
 SMALL = HttpSettings(
     auth="off", max_request_bytes=4096, max_media_bytes=1024, max_json_bytes=1024, request_timeout_s=0.6

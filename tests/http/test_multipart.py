@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from serve_app.http.fakes import FakeModerator
-from tests.http.conftest import text_post
+from tests.http.building import text_post
 
 POST = json.dumps(text_post(content_type="video", caption=None))
 FILE = ("clip.mp4", b"moving picture", "video/mp4")

@@ -17,7 +17,7 @@ from openai.types import ModerationImageURLInputParam, ModerationTextInputParam
 from serve_app.http.app import create_app
 from serve_app.http.settings import HttpSettings
 from serve_app.records import Records
-from tests.http.conftest import build_services
+from tests.http.building import build_services
 
 PICTURE = "data:image/png;base64," + base64.b64encode(b"picture").decode()
 

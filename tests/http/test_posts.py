@@ -25,7 +25,7 @@ from deployments.runtime.errors import (
 from serve_app.http.app import create_app
 from serve_app.http.fakes import FakeModerator
 from serve_app.http.services import Services
-from tests.http.conftest import build_services, client_of, text_post
+from tests.http.building import build_services, client_of, text_post
 
 PICTURE = b"\x89PNG not really"
 ASYNC = {"Prefer": "respond-async"}

@@ -13,7 +13,7 @@ from deployments.runtime.errors import NodeUnavailable
 from serve_app.config import AppConfig
 from serve_app.http.app import create_app
 from serve_app.http.settings import HttpSettings
-from tests.http.conftest import build_services, client_of
+from tests.http.building import build_services, client_of
 from tests.http.graph_of_fakes import Graph, graph_of, image_post, picture, true_node
 
 

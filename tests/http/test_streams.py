@@ -21,7 +21,7 @@ from deployments.runtime.values import ModelCard, SoundWindow
 from deployments.wav2vec2.values import ClipScores
 from serve_app.http.app import create_app
 from serve_app.streams.judging import ClipJudge
-from tests.http.conftest import build_services, client_of
+from tests.http.building import build_services, client_of
 
 AT = "2026-11-01T10:00:00Z"
 CARD = ModelCard("fake", "1", "random", 0)

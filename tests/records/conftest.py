@@ -9,34 +9,37 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import text
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from deployments.runtime.values import ContentType
 from serve_app.http.fakes import verdict_of
 from serve_app.posts import Post, Verdict
 from serve_app.records import Records
-from serve_app.records.engine import database_url
 from serve_app.records.values import Submission
+from tests.databases import emptied, sqlite_url, without_schema
 
 POSTGRES_URL = os.environ.get("PARAKH_TEST_POSTGRES_URL")
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """An empty database."""
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/parakh.db"
+def postgres_url() -> str:
     if POSTGRES_URL is None:
         if os.environ.get("CI") == "true":
             pytest.fail("PARAKH_TEST_POSTGRES_URL is not set: CI must not skip PostgreSQL")
         pytest.skip("PARAKH_TEST_POSTGRES_URL is not set")
-    engine = create_async_engine(database_url(POSTGRES_URL))
-    async with engine.begin() as connection:
-        await connection.execute(text("DROP SCHEMA public CASCADE"))
-        await connection.execute(text("CREATE SCHEMA public"))
-    await engine.dispose()
     return POSTGRES_URL
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without a row, at the newest schema."""
+    return sqlite_url(tmp_path) if request.param == "sqlite" else await emptied(postgres_url())
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def bare_url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """A database without a schema."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/bare.db"
+    return await without_schema(postgres_url())
 
 
 @pytest.fixture

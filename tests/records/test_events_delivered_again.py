@@ -7,6 +7,7 @@ import random
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from serve_app.records.errors import MediaBeingDeleted
 from serve_app.records.events import EventStore
 from serve_app.records.references import FloodLimit
 from serve_app.records.values import Concluded, Conclusion
+from tests.databases import sqlite_url
 from tests.records.conclusions import REFUSAL, concluded, judged_clip, judged_post, message, told, views
 
 TABLES = ("posts", "jobs", "verdicts", "clips", "streams", "view_counts", "dead_letters", "consumed_events")
@@ -74,7 +76,7 @@ def expected(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
     """One message at a time, each once."""
 
     async def one_by_one() -> tuple[Any, Any]:
-        records = await Records.open(f"sqlite:///{tmp_path_factory.mktemp('once')}/parakh.db")
+        records = await Records.open(sqlite_url(tmp_path_factory.mktemp("once")))
         for conclusion in world():
             await records.events.conclude([conclusion])
         found = await rows(records), per_key(await told(records))
@@ -97,7 +99,7 @@ class TestAnyDelivery:
     ) -> None:
         async def run() -> None:
             with tempfile.TemporaryDirectory() as folder:
-                records = await Records.open(f"sqlite:///{folder}/parakh.db")
+                records = await Records.open(sqlite_url(Path(folder)))
                 await deliver(records, delivered, random.Random(seed))
                 assert await rows(records) == expected[0]
                 assert per_key(await told(records)) == expected[1]
@@ -122,7 +124,7 @@ def test_clips_in_order_tell_the_same_changes_however_they_are_batched(bad: list
 
     async def changes(folder: str, chance: random.Random | None) -> list[Any]:
         """With `chance`: in batches, each beginning with clips that had been there."""
-        records = await Records.open(f"sqlite:///{folder}/{chance is None}.db")
+        records = await Records.open(sqlite_url(Path(folder), f"{chance is None}.db"))
         at = 0
         while at < len(works):
             size = 1 if chance is None else chance.randint(1, 8)

@@ -28,30 +28,30 @@ def differences(connection: Connection) -> list[object]:
     return list(compare_metadata(context, Table.metadata))
 
 
-async def test_migrations_and_tables_agree(url: str) -> None:
-    await upgrade(url)
-    database = open_database(url)
+async def test_migrations_and_tables_agree(bare_url: str) -> None:
+    await upgrade(bare_url)
+    database = open_database(bare_url)
     assert await database.read(lambda session: differences(session.connection())) == []
     await database.close()
 
 
-async def test_down_and_up_again(url: str) -> None:
-    await upgrade(url)
-    database = open_database(url)
+async def test_down_and_up_again(bare_url: str) -> None:
+    await upgrade(bare_url)
+    database = open_database(bare_url)
     await database.write(lambda session: command.downgrade(alembic_config(session.connection()), "base"))
     left = await database.read(lambda session: inspect(session.connection()).get_table_names())
     assert left == ["alembic_version"]
     await database.close()
-    await upgrade(url)
+    await upgrade(bare_url)
 
 
-async def test_what_was_there_before_the_event_path_stays(url: str) -> None:
+async def test_what_was_there_before_the_event_path_stays(bare_url: str) -> None:
     """Rows of schema 0002, in the words of that time: they get their types and ages, and may go back."""
-    await upgrade(url, "0002")
-    database = open_database(url)
+    await upgrade(bare_url, "0002")
+    database = open_database(bare_url)
     await database.write(lambda session: [session.execute(text(line)) for line in _AT_0002] and None)
-    await upgrade(url)
-    records = await Records.open(url)
+    await upgrade(bare_url)
+    records = await Records.open(bare_url)
     events = await records.outbox.pending()
     assert [(event.topic, event.type) for event in events] == [
         ("parakh.verdicts", "parakh.post.judged"),
@@ -68,7 +68,7 @@ async def test_what_was_there_before_the_event_path_stays(url: str) -> None:
     left = await database.read(lambda session: session.execute(text("SELECT key FROM outbox ORDER BY id")).all())
     assert [row.key for row in left] == ["p0", "r1", "p1", "p9"]
     await database.close()
-    await upgrade(url)
+    await upgrade(bare_url)
 
 
 _AT_0002 = (
@@ -85,9 +85,9 @@ _AT_0002 = (
 )
 
 
-async def test_several_starts_at_once(url: str) -> None:
-    await asyncio.gather(*(upgrade(url) for _ in range(5)))
-    records = await Records.open(url)
+async def test_several_starts_at_once(bare_url: str) -> None:
+    await asyncio.gather(*(upgrade(bare_url) for _ in range(5)))
+    records = await Records.open(bare_url)
     await records.ping()
     await records.close()
 
