@@ -112,13 +112,28 @@ PNG_1X1 = (
 )
 
 
+def test_a_livestream_is_heard_clip_by_clip_and_its_state_survives(http: httpx.Client, wav: bytes) -> None:
+    for start_s in (20, 0):
+        clip = json.dumps({"start_s": start_s, "created_at": datetime.now(UTC).isoformat(), "language": "hi"})
+        answer = http.post("/v1/streams/live-1/clips", data={"clip": clip}, files={"media": ("clip.wav", wav)})
+        told = answer.raise_for_status().json()
+        assert told["clip"]["model"]["weights"] == "trained-here"
+        assert told["clip"]["fallback"] is True
+    assert told["stream"]["clips"] == 2
+    assert [window["start_s"] for window in told["stream"]["windows"]] == [0, 20]
+    piece = {"start_s": 40, "created_at": datetime.now(UTC).isoformat(), "format": "s16le", "rate": 8000}
+    answer = http.post("/v1/streams/live-1/audio", params=piece, content=bytes(2 * 8000 * 25))  # resampled, in 2 clips
+    assert [clip["start_s"] for clip in answer.raise_for_status().json()["clips"]] == [40, 60]
+    assert http.get("/v1/streams/live-1").json()["clips"] == 4
+
+
 def test_every_node_made_a_real_pass_lately(http: httpx.Client) -> None:
     time.sleep(PROMISED_FORWARD_AGE_S + 5)  # with no traffic at all, the nodes must have tried themselves
     body = http.get("/readyz").raise_for_status().json()
     ages = {
         node["node"]: node["last_forward_age_s"] for node in body["nodes"] if node["last_forward_age_s"] is not None
     }
-    assert set(ages) == {"media", "clip", "vggish", "xlmr", "fusion", "similarity"}
+    assert set(ages) == {"media", "clip", "vggish", "xlmr", "fusion", "similarity", "wav2vec2"}
     assert all(age <= PROMISED_FORWARD_AGE_S for age in ages.values()), ages
 
 
