@@ -24,6 +24,7 @@ WITHOUT_TORCH = (
     "deployments/media/url_guard.py",
     "deployments/fusion/head.py",
     "deployments/similarity/",
+    "deployments/review_gate/",
 )
 
 
