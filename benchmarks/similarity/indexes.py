@@ -71,3 +71,25 @@ class PlainFaiss:
             order = np.argsort(-exact, kind="stable")[:k]
             scores[row, : len(order)], best[row, : len(order)] = exact[order], found[order]
         return scores, best
+
+
+class FaissRefine:
+    """The fastest FAISS has for the same: IVF_SQ8 and its own refinement from float16 codes, all of it in C++."""
+
+    def __init__(self, vectors: Vectors, nlist: int, nprobe: int) -> None:
+        d = vectors.shape[1]
+        self._base = faiss.index_factory(d, f"IVF{nlist},SQ8", faiss.METRIC_INNER_PRODUCT)
+        self._base.cp.max_points_per_centroid = 64
+        self._rows = faiss.IndexScalarQuantizer(d, faiss.ScalarQuantizer.QT_fp16, faiss.METRIC_INNER_PRODUCT)
+        self.index = faiss.IndexRefine(self._base, self._rows)
+        self.index.train(vectors[:: max(1, len(vectors) // (64 * nlist))])
+        self.index.add(vectors)
+        self.nprobe = nprobe
+
+    def search(self, queries: Vectors, k: int, candidates: int) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Scores and ids, (n, k)."""
+        parameters = faiss.IndexRefineSearchParameters(
+            k_factor=candidates / k, base_index_params=faiss.SearchParametersIVF(nprobe=self.nprobe)
+        )
+        scores, ids = self.index.search(queries, k, params=parameters)
+        return scores, ids
