@@ -42,7 +42,7 @@ class Scale:
     killed_limit_s: float
 
 
-FULL = Scale(2_000, 10_000, 100, kill_every_s=12, calm_limit_s=400, killed_limit_s=2_400)
+FULL = Scale(2_000, 10_000, 100, kill_every_s=10, calm_limit_s=400, killed_limit_s=2_400)
 QUICK = Scale(400, 1_500, 15, kill_every_s=5, calm_limit_s=60, killed_limit_s=170)
 
 

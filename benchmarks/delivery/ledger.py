@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
@@ -9,11 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from aiokafka import ConsumerRecord
-from sqlalchemy import text
+from sqlalchemy import select, text
 
 from benchmarks.delivery.topics import behind, read_topic
 from benchmarks.delivery.traffic import CLIPS, POSTS, VIEWS, Sent, clip_subject
 from serve_app.records.engine import Database
+from serve_app.records.event_tables import DeadLetterRow
 from serve_app.records.view_counts import MILESTONES
 
 VERDICTS, JUDGED_CLIPS, MILESTONE_EVENTS = "parakh.verdicts", "parakh.clips.judged", "parakh.milestones"
@@ -25,7 +27,7 @@ OTHERS = ("parakh.streams", "parakh.erasures", "parakh.references")
 class Ledger:
     """Counts of everything that must be 0, and of what is told twice, which may be."""
 
-    lost: int = 0  # good events whose outcome is not in the database
+    lost: int = 0  # events whose outcome is not in the database: a verdict, clip, view count or dead letter
     duplicated: int = 0  # second verdicts, clips, or events of another id about the same
     unexpected: int = 0  # outcomes, events and letters of nothing that was sent
     dead_letters_missing: int = 0
@@ -82,6 +84,10 @@ async def _stored(ledger: Ledger, sent: Sequence[Sent], database: Database) -> N
     )
     expected = {fate: _subjects(sent, fate) for fate in ("verdict", "clip")}
     expected["views"] = {f"{each.subject}@{each.views}" for each in sent if each.fate == "views"}
+    expected["letter"] = {hashlib.sha256(each.record.value).hexdigest() for each in sent if each.fate == "dead"}
+    letters = select(DeadLetterRow.value, DeadLetterRow.value_sha256)
+    found = await database.read(lambda session: session.execute(letters).all())
+    rows["letter"] = [digest or hashlib.sha256(value or b"").hexdigest() for value, digest in found]
     for fate, wanted in expected.items():
         counted = Counter(rows[fate])
         ledger.lost += ledger.note(f"lost ({fate})", wanted - counted.keys())
@@ -129,7 +135,7 @@ def _dead(ledger: Ledger, records: Sequence[ConsumerRecord], poison: set[bytes])
     ids: defaultdict[bytes, set[str]] = defaultdict(set)
     for id_, value in letters:
         ids[value].add(id_)
-    ledger.dead_letters_missing = ledger.note("no dead letter", (value[:60] for value in poison - ids.keys()))
+    ledger.dead_letters_missing = ledger.note("no dead letter", (value[:200] for value in poison - ids.keys()))
     ledger.unexpected += ledger.note("dead, though good", (value[:200] for value in ids.keys() - poison))
     ledger.duplicated += ledger.note("two dead letters", (v[:60] for v, found in ids.items() if len(found) > 1))
     _stable(ledger, DEAD_LETTERS, letters)

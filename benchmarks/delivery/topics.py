@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from aiokafka import AIOKafkaConsumer, ConsumerRecord, TopicPartition
 
 READ_S = 60.0
+QUIET_MS = 700
 
 
 async def read_topic(broker: str, topic: str) -> list[ConsumerRecord]:
-    """All of it, from the beginning to the end it has now."""
+    """All of it, from the beginning until nothing more comes. Raises TimeoutError where less comes than there is."""
     consumer = AIOKafkaConsumer(bootstrap_servers=broker, auto_offset_reset="earliest", enable_auto_commit=False)
     await consumer.start()
     try:
@@ -21,9 +22,8 @@ async def read_topic(broker: str, topic: str) -> list[ConsumerRecord]:
         ends = await consumer.end_offsets(partitions)
         found: list[ConsumerRecord] = []
         async with asyncio.timeout(READ_S):
-            while len(found) < sum(ends.values()):
-                for records in (await consumer.getmany(timeout_ms=500)).values():
-                    found += records
+            while (more := await consumer.getmany(timeout_ms=QUIET_MS)) or not await _reached(consumer, ends):
+                found += [record for records in more.values() for record in records]
         return found
     finally:
         await consumer.stop()
@@ -43,6 +43,10 @@ async def behind(broker: str, group: str, topics: Sequence[str]) -> dict[str, in
         return found
     finally:
         await consumer.stop()
+
+
+async def _reached(consumer: AIOKafkaConsumer, ends: Mapping[TopicPartition, int]) -> bool:
+    return all([await consumer.position(partition) >= end for partition, end in ends.items()])
 
 
 async def _partitions(consumer: AIOKafkaConsumer, topic: str) -> list[TopicPartition]:
