@@ -1,8 +1,8 @@
 """What the tree looks at: one definition, for the rows of a table in training and for posts at the gate.
 
-    GateInput ... -> facts_of --.
-                                 >-- Facts (a column each) -> matrix(facts, levels) -> (n, FEATURES) float64
-    table         -> Facts ----'
+    GateInput ... -> facts_of --------.
+                                       >-- Facts (a column each) -> matrix(facts, levels) -> (n, FEATURES) float64
+    DecisionTable -> facts_of_table --'
 
 What is not known is NaN, or a level of its own, never 0: an author without history is not an author without discards.
 The score's logit is no feature of its own: a tree splits by order alone, and two names for one fact halve its reasons.
@@ -11,9 +11,9 @@ The score's logit is no feature of its own: a tree splits by order alone, and tw
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 from deployments.policy.policy import UNSAFE
 from deployments.review_gate.values import AuthorHistory, GateInput
 from deployments.runtime.values import ContentType
+
+if TYPE_CHECKING:
+    from deployments.review_gate.table import DecisionTable
 
 Floats = NDArray[np.float64]
 
@@ -36,6 +39,7 @@ NUMBERS = (
 )
 CLASSES = ("author_history", "language", "content_type")  # categorical: the number is a level, not an amount
 FEATURES = (*NUMBERS, *CLASSES)
+FEATURES_VERSION = 1  # rises with the definition of any of them: a tree trained on another is refused
 HISTORY_LEVELS = ("ok", "stale", "missing")
 
 RATE_DISCARDS, RATE_POSTS = 1.0, 20.0
@@ -58,11 +62,20 @@ class Facts:
     reached_at: NDArray[np.datetime64]
     views: Floats
     milestone: Floats
-    language: NDArray[Any]  # BCP-47 or None
+    language: NDArray[Any]  # BCP-47, None or empty where not known
     content_type: NDArray[Any]
 
     def __len__(self) -> int:
         return len(self.score)
+
+    @property
+    def age_h(self) -> Floats:
+        """As GateInput.age_h."""
+        return np.maximum((self.reached_at - self.created_at).astype(np.int64) / 1e6 / 3600, _SHORTEST_AGE_H)
+
+    def take(self, rows: NDArray[Any]) -> Facts:
+        """The decisions of a mask or of indices."""
+        return Facts(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
 
 @dataclass(frozen=True)
@@ -122,9 +135,30 @@ def facts_of(posts: Sequence[GateInput]) -> Facts:
     )
 
 
+def facts_of_table(table: DecisionTable) -> Facts:
+    """A table tells of no stale histories: its counts are those of the moment, or null."""
+    unknown = np.full(len(table), np.nan)
+    posts = unknown if table.author_posts is None else table.author_posts
+    discards = unknown if table.author_discards is None else table.author_discards
+    missing = np.isnan(posts) | np.isnan(discards)
+    return Facts(
+        score=table.scores,
+        categories=np.column_stack([table.category_scores.get(name, unknown) for name in UNSAFE]),
+        author_posts=np.where(missing, np.nan, posts),
+        author_discards=np.where(missing, np.nan, discards),
+        history=np.where(missing, "missing", "ok").astype(object),
+        created_at=table.created_at,
+        reached_at=table.reached_at,
+        views=table.views.astype(np.float64),
+        milestone=table.milestones.astype(np.float64),
+        language=table.languages.values(),
+        content_type=table.content_types.values(),
+    )
+
+
 def matrix(facts: Facts, levels: Levels) -> Floats:
     """(n, len(FEATURES)), columns in the order of FEATURES."""
-    age_h = np.maximum((facts.reached_at - facts.created_at).astype(np.int64) / 1e6 / 3600, _SHORTEST_AGE_H)
+    age_h = facts.age_h
     rate = (facts.author_discards + RATE_DISCARDS) / (facts.author_posts + RATE_POSTS)
     columns = [
         facts.score,

@@ -1,0 +1,172 @@
+"""A trained tree on disk: a directory with `model.txt`, `calibration.json` and `card.json`, read strictly.
+
+The card holds the sha256 of both other files, so that no file of one training meets one of another; and the features
+in order with the version of their definitions, so that a tree never reads numbers that mean something else by now.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from deployments.review_gate.features import FEATURES, FEATURES_VERSION, Levels
+from deployments.review_gate.spans import Span
+from deployments.review_gate.trees import Platt, Trees
+from deployments.runtime.errors import InvalidInput, MissingWeights, WrongWeights
+from deployments.runtime.values import ModelCard
+
+MODEL_FILE, CALIBRATION_FILE, CARD_FILE = "model.txt", "calibration.json", "card.json"
+TREE = "gate-tree"
+MEND = "Train one with `parakh gate train`, or point the gate's `tree` at a directory that holds one."
+NOTE = "probability that a moderator discards the post; worth what the decisions it was trained on are worth"
+
+
+class _Data(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class PlattCard(_Data):
+    slope: float = Field(gt=0, allow_inf_nan=False)
+    intercept: float = Field(allow_inf_nan=False)
+
+
+class TreeCard(_Data):
+    """Everything about a tree that is not a split."""
+
+    format: Literal[1] = 1
+    name: str = TREE
+    version: str
+    features: tuple[str, ...] = FEATURES
+    features_version: int = FEATURES_VERSION
+    languages: tuple[str, ...]
+    content_types: tuple[str, ...]
+    platt: PlattCard
+    trees: int = Field(ge=1)
+    lightgbm: str = Field(description="Version that trained it; another major version is refused.")
+    parakh: str = ""
+    spans: Mapping[str, Span]
+    data_sha256: str
+    settings: Mapping[str, Any] = Field(default_factory=dict)
+    metrics: Mapping[str, Any] = Field(default_factory=dict)
+    note: str = NOTE
+    sha256: Mapping[str, str] = Field(description="File -> sha256.")
+
+    @model_validator(mode="after")
+    def _of_this_version(self) -> TreeCard:
+        if self.features != FEATURES:
+            raise ValueError(f"features are {list(self.features)}, this version of Parakh computes {list(FEATURES)}")
+        if self.features_version != FEATURES_VERSION:
+            raise ValueError(
+                f"features_version is {self.features_version}, this version of Parakh computes {FEATURES_VERSION}"
+            )
+        if set(self.sha256) != {MODEL_FILE, CALIBRATION_FILE}:
+            raise ValueError(f"sha256 must name {MODEL_FILE} and {CALIBRATION_FILE}")
+        return self
+
+    @property
+    def levels(self) -> Levels:
+        return Levels(self.languages, self.content_types)
+
+    def model_card(self) -> ModelCard:
+        return ModelCard(self.name, self.version, "trained-here", 0, sha256=self.sha256[MODEL_FILE], note=self.note)
+
+
+@dataclasses.dataclass(frozen=True)
+class TreeArtefact:
+    card: TreeCard
+    trees: Trees
+    calibration: bytes  # of calibration.json, whose reader is artefact.py
+
+
+def version_of(text: str, levels: Levels, platt: Platt) -> str:
+    """Changes whenever the same post could get another probability."""
+    told = json.dumps([text, levels.languages, levels.content_types, platt.slope, platt.intercept, FEATURES_VERSION])
+    return hashlib.sha256(told.encode()).hexdigest()[:12]
+
+
+def check_free(directory: Path, *, replace: bool) -> None:
+    """Raises InvalidInput where the directory holds something that must not be replaced."""
+    if directory.exists() and not directory.is_dir():
+        raise InvalidInput(f"{directory} is not a directory.")
+    if not replace and directory.is_dir() and any(directory.iterdir()):
+        raise InvalidInput(f"{directory} is not empty; give another directory, or --replace.")
+
+
+def write(directory: Path, card: TreeCard, text: str, calibration: bytes) -> None:
+    """Each file appears whole or not at all; a reader between the files finds the mismatch by the card's sha256."""
+    directory.mkdir(parents=True, exist_ok=True)
+    files = {MODEL_FILE: text.encode(), CALIBRATION_FILE: calibration}
+    for name, data in files.items():
+        _write_whole(directory / name, data)
+    _write_whole(
+        directory / CARD_FILE, (json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
+    )
+
+
+def sha256s(text: str, calibration: bytes) -> dict[str, str]:
+    files = {MODEL_FILE: text.encode(), CALIBRATION_FILE: calibration}
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+
+
+def read(directory: Path) -> TreeArtefact:
+    """Raises MissingWeights or WrongWeights; the message names the file and the first mismatch."""
+    card = _card(directory / CARD_FILE)
+    _check_lightgbm(card, directory / CARD_FILE)
+    data = {name: _bytes(directory / name) for name in card.sha256}
+    for name, digest in card.sha256.items():
+        if hashlib.sha256(data[name]).hexdigest() != digest:
+            raise WrongWeights(f"{directory / name} is not the file its card describes: its sha256 differs.")
+    platt = Platt(card.platt.slope, card.platt.intercept)
+    text = data[MODEL_FILE].decode()
+    if version_of(text, card.levels, platt) != card.version:
+        raise WrongWeights(f"{directory / CARD_FILE}: version: is not that of this model, its levels and its map.")
+    trees = Trees(text, card.levels, platt, name=card.name, version=card.version)
+    return TreeArtefact(card, trees, data[CALIBRATION_FILE])
+
+
+def _check_lightgbm(card: TreeCard, path: Path) -> None:
+    from lightgbm import __version__ as installed
+
+    if card.lightgbm.split(".")[0] != installed.split(".")[0]:
+        raise WrongWeights(f"{path}: lightgbm: trained with {card.lightgbm}, but {installed} is installed.")
+
+
+def _card(path: Path) -> TreeCard:
+    try:
+        return TreeCard.model_validate_json(_bytes(path))
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        field = ".".join(str(part) for part in first["loc"]) or "the document"
+        raise WrongWeights(f"{path}: {field}: {first['msg'].removeprefix('Value error, ')}.") from None
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        raise MissingWeights(f"{path} is missing. {MEND}") from None
+    except OSError as error:
+        raise MissingWeights(f"{path} cannot be read: {error.strerror}.") from None
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Write beside, sync, rename: `path` never holds a half."""
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+            os.fchmod(file.fileno(), 0o644)
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
