@@ -6,7 +6,7 @@ import asyncio
 import json
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from deployments.runtime.errors import InvalidInput
+from deployments.runtime.errors import InvalidInput, NodeUnavailable
 from serve_app.config import AppConfig
 from serve_app.config_file import ConfigOption, DataDirOption, load_config
 from serve_app.events.brokers import BrokerUnavailable, OutRecord, open_producer
@@ -34,6 +34,13 @@ SinceOption = Annotated[float | None, typer.Option("--since-h", help="Only lette
 
 class BrokerOff(InvalidInput):
     message = "events.broker.kind is off: there is nothing to consume, and nowhere to replay to."
+
+
+class RayUnreachable(NodeUnavailable):
+    message = (
+        "Ray cannot be reached at that address. Where it asks for a token, as a Ray of one machine does by default, "
+        "set RAY_AUTH_MODE=token; the token lies in ~/.ray/auth_token (`ray get-auth-token` shows it)."
+    )
 
 
 def consume(
@@ -96,7 +103,11 @@ async def _nodes(config: AppConfig, attach: str | None, application: str) -> Asy
         return
     from serve_app.graph import attached
 
-    with attached(config, attach, application) as handles:
+    with ExitStack() as stack:
+        try:
+            handles = stack.enter_context(attached(config, attach, application))
+        except ConnectionError as error:
+            raise RayUnreachable from error
         yield handles, handles.similarity
 
 
