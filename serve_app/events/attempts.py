@@ -52,23 +52,24 @@ class Attempts:
 
     async def work(self, message: Message, event: Incoming) -> Work:
         """What is stored of the event; a Refusal where nothing else ever will be."""
-        attempt = 0
+        waits = failures = 0
         while True:
-            attempt += 1
-            last = attempt >= self._settings.max_attempts
             try:
                 return await self._handler.work(event, self._settings.attempt_s)
-            except _INFRASTRUCTURE as error:
-                await self._pause(attempt, error)
+            except _INFRASTRUCTURE as error:  # costs the message none of its attempts
+                waits += 1
+                await self._pause(waits, error)
             except ParakhError as error:
-                if last or not _may_pass(error):
+                failures += 1
+                if failures >= self._settings.max_attempts or not _may_pass(error):
                     return Refusal(error.code, str(error))
-                await self._pause(attempt, error)
+                await self._pause(failures, error)
             except Exception:  # the edge of a message: one that breaks the code must not end the consumer
                 log.exception("%s/%d@%d failed", *message.place)
-                if last:
+                failures += 1
+                if failures >= self._settings.max_attempts:
                     return Refusal(ParakhError.code, "Every attempt at the event failed inside the server.")
-                await self._pause(attempt, ParakhError())
+                await self._pause(failures, ParakhError())
 
     async def known(self, events: Sequence[EventId]) -> set[EventId]:
         """Without an answer none is known: storing finds out as well."""

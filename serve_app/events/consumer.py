@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -25,6 +26,12 @@ from serve_app.events.observer import ConsumerObserver, NoObserver
 from serve_app.events.window import Item, Window, item_of
 
 log = logging.getLogger(__name__)
+START_ANEW_AFTER_S = 60.0
+"""A source that gave nothing but errors for so long is started anew: clients may end for good without saying so."""
+
+
+class WorkLost(Exception):
+    """A task of the consumer ended without its work: only a new consumer, to which it all comes again, can help."""
 
 
 class Reader(Protocol):
@@ -51,6 +58,7 @@ class Consumer:
         self._news = asyncio.Event()  # something finished or was stored
         self._ready = asyncio.Event()  # something finished
         self._stopping = False
+        self._silent_since: float | None = None  # monotonic: since when the source gives errors
 
     @property
     def in_flight(self) -> int:
@@ -62,16 +70,17 @@ class Consumer:
         self._news.set()
 
     async def run(self) -> None:
-        """Until `stop`, or cancelled: then what is in work goes back unfinished."""
+        """Until `stop`, or cancelled: then what is in work goes back unfinished. Raises WorkLost."""
         writer = asyncio.create_task(self._write(), name="event writer")
         keeper = asyncio.create_task(self._keep(), name="event keeper")
         try:
             await self._start()
             while not self._stopping:
+                self._check(writer)
                 await self._turn()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._settings.drain_s):
-                    await self._drain()
+                    await self._drain(writer)
         finally:
             await self._end(writer, keeper)
 
@@ -80,6 +89,7 @@ class Consumer:
         while not self._stopping:
             try:
                 await self._source.start()
+                self._silent_since = None
                 return
             except BrokerUnavailable as error:
                 log.warning("the broker cannot be reached: %s", error)
@@ -87,6 +97,7 @@ class Consumer:
                 pause_s = min(2 * pause_s, self._settings.retry_max_s)
 
     async def _turn(self) -> None:
+        self._observe()
         await self._tell_done()
         self._drop_lost()
         free = self._settings.max_in_flight - len(self._window)
@@ -99,9 +110,18 @@ class Consumer:
         except BrokerUnavailable as error:
             log.warning("the broker does not answer: %s", error)
             await self._wait_for_news(jittered(self._settings.retry_base_s))
+            await self._start_anew_where_silent()
             return
+        self._silent_since = None
         if messages:
             await self._begin(messages)
+
+    async def _start_anew_where_silent(self) -> None:
+        now = time.monotonic()
+        self._silent_since = now if self._silent_since is None else self._silent_since
+        if now - self._silent_since >= START_ANEW_AFTER_S:
+            log.warning("the broker has not answered for %.0f s: the connection is made anew", now - self._silent_since)
+            await self._start()
 
     async def _begin(self, messages: Sequence[Message]) -> None:
         events = await asyncio.gather(*(self._reader.read(message) for message in messages))
@@ -114,7 +134,6 @@ class Consumer:
                 self._finished()
             else:
                 item.task = asyncio.create_task(self._work(item))
-        self._observe()
 
     async def _work(self, item: Item) -> None:
         item.work = await self._attempts.work(item.message, item.event)
@@ -140,7 +159,6 @@ class Consumer:
             self._window.remove(item)
             self._stored.append(item.message)
         self._news.set()
-        self._observe()
 
     async def _keep(self) -> None:
         while True:
@@ -165,8 +183,18 @@ class Consumer:
                 if item.task is not None:
                     item.task.cancel()
 
-    async def _drain(self) -> None:
+    def _check(self, writer: asyncio.Task[None]) -> None:
+        """Raises WorkLost, rather than stand still for ever."""
+        if writer.done():
+            raise WorkLost("nothing is stored any more") from writer.exception()
+        for item in self._window:
+            if item.task is not None and item.task.done() and item.work is None:
+                topic, partition, offset = item.message.place
+                raise WorkLost(f"{topic}/{partition}@{offset} ended without an outcome")
+
+    async def _drain(self, writer: asyncio.Task[None]) -> None:
         while self._window:
+            self._check(writer)
             await self._tell_done()
             await self._wait_for_news(1.0)
 

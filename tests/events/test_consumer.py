@@ -11,13 +11,15 @@ from typing import Any
 
 import pytest
 
-from deployments.runtime.errors import FetchFailed, NodeUnavailable, UndecodableMedia
-from serve_app.events.brokers.base import OutRecord
-from serve_app.events.brokers.fake import FakeBroker
-from serve_app.events.consumer import Consumer
+from deployments.runtime.errors import DeadlineExceeded, FetchFailed, NodeUnavailable, UndecodableMedia
+from serve_app.events import consumer as consumer_module
+from serve_app.events.brokers.base import BrokerUnavailable, OutRecord
+from serve_app.events.brokers.fake import FakeBroker, FakeSource
+from serve_app.events.consumer import Consumer, WorkLost
 from serve_app.events.consumer_settings import ConsumerSettings
 from serve_app.events.handling import Work
 from serve_app.events.incoming import ClipRecorded, EventReader, Incoming, PostCreated, PostViewed, Refused
+from serve_app.events.message import Message
 from serve_app.records.values import Concluded, Conclusion, EventId, Refusal, ViewCount
 
 TOPICS = ("parakh.posts", "parakh.clips", "parakh.views")
@@ -203,6 +205,24 @@ async def test_an_event_waits_for_a_node_that_is_down_and_is_no_dead_letter() ->
     assert store.rows == {"p1": ViewCount("p1", 1, AT)}
 
 
+async def test_waiting_for_a_node_costs_an_event_none_of_its_attempts() -> None:
+    tries = 0
+
+    async def down_and_then_slow_to_begin(name: str) -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 2 * FAST.max_attempts:
+            raise NodeUnavailable
+        if tries < 3 * FAST.max_attempts:
+            raise DeadlineExceeded
+
+    broker, store = FakeBroker(TOPICS), MemoryStore()
+    await send(broker, post(1))
+    async with consuming(broker, Handler(down_and_then_slow_to_begin), store):
+        await until(lambda: len(store.rows) == 1)
+    assert store.rows == {"p1": ViewCount("p1", 1, AT)}
+
+
 @pytest.mark.parametrize(
     ("error", "code", "attempts"),
     [
@@ -256,6 +276,63 @@ async def test_an_outcome_that_breaks_the_store_becomes_a_dead_letter_and_stops_
     (refusal,) = [work for work in store.rows.values() if isinstance(work, Refusal)]
     assert refusal.code == "internal_error"
     assert "secret" not in refusal.reason
+
+
+class BrokenStore(MemoryStore):
+    """Not even a refusal can be stored."""
+
+    async def conclude(self, conclusions: Sequence[Conclusion]) -> list[Concluded]:
+        raise RuntimeError("a table is missing")
+
+
+async def test_a_consumer_that_can_store_nothing_at_all_ends_and_says_so() -> None:
+    """It would stand still for ever, and look well."""
+    broker = FakeBroker(TOPICS)
+    await send(broker, *(post(n) for n in range(10)))
+    consumer = Consumer(broker.source(TOPICS), EventReader(), Handler(), BrokenStore(), FAST)
+    with pytest.raises(WorkLost):
+        await asyncio.wait_for(consumer.run(), 5)
+    assert uncommitted(broker) == 10
+
+
+async def test_an_event_whose_task_ends_without_an_outcome_ends_the_consumer() -> None:
+    async def cancelled_from_below(name: str) -> None:
+        raise asyncio.CancelledError
+
+    broker = FakeBroker(TOPICS)
+    await send(broker, post(1))
+    handler = Handler(cancelled_from_below)
+    with pytest.raises(WorkLost):
+        await asyncio.wait_for(Consumer(broker.source(TOPICS), EventReader(), handler, MemoryStore(), FAST).run(), 5)
+    assert uncommitted(broker) == 1
+
+
+class EndedSource(FakeSource):
+    """A client that has ended for good: every call is an error until it is started anew."""
+
+    starts = 0
+
+    async def start(self) -> None:
+        await super().start()
+        self.starts += 1
+
+    async def take(self, limit: int, wait_s: float) -> list[Message]:
+        if self.starts == 1:
+            raise BrokerUnavailable
+        return await super().take(limit, wait_s)
+
+
+async def test_a_client_that_has_ended_is_started_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer_module, "START_ANEW_AFTER_S", 0.1)
+    broker, store = FakeBroker(TOPICS), MemoryStore()
+    await send(broker, post(1))
+    source = EndedSource(broker, TOPICS, "parakh")
+    consumer = Consumer(source, EventReader(), Handler(), store, FAST)
+    running = asyncio.create_task(consumer.run())
+    await until(lambda: len(store.rows) == 1 and uncommitted(broker) == 0)
+    consumer.stop()
+    await asyncio.wait_for(running, 5)
+    assert source.starts == 2
 
 
 async def test_while_the_broker_is_away_the_consumer_waits_and_goes_on() -> None:

@@ -54,7 +54,8 @@ class Source(Protocol):
     """`keep` must be called at least this often while messages are in work or `take` is not called."""
 
     async def start(self) -> None:
-        """Raises BrokerUnavailable; may then be called again."""
+        """Begins, or begins anew: what was taken and is not done comes again. Raises BrokerUnavailable; may then be
+        called again."""
 
     async def take(self, limit: int, wait_s: float) -> list[Message]:
         """Up to `limit` messages of all topics as soon as there is one, in order within a partition; none after

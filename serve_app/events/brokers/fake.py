@@ -120,6 +120,7 @@ class FakeSource:
         self._held: dict[tuple[str, int, int], Message] = {}
 
     async def start(self) -> None:
+        self._broker.leave(self)
         self._broker.check()
         self._broker.join(self)
 
