@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -19,6 +20,9 @@ class GateSettings(NodeSettings):
     )
     calibration: Path | None = Field(
         None, description="File of `parakh gate calibrate` for the score alone; none: every post is reviewed."
+    )
+    explain: Literal["review", "all", "none"] = Field(
+        "review", description="Which decisions of a tree tell their contributions; each takes 0.1 ms or more."
     )
 
     @model_validator(mode="after")

@@ -9,21 +9,21 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from deployments.review_gate.artefact import FILE as CALIBRATION_FILE
+from deployments.review_gate.artefact import Calibration, read_calibration, write_calibration, write_whole
 from deployments.review_gate.features import FEATURES, FEATURES_VERSION, Levels
 from deployments.review_gate.spans import Span
 from deployments.review_gate.trees import Platt, Trees
 from deployments.runtime.errors import InvalidInput, MissingWeights, WrongWeights
 from deployments.runtime.values import ModelCard
 
-MODEL_FILE, CALIBRATION_FILE, CARD_FILE = "model.txt", "calibration.json", "card.json"
+MODEL_FILE, CARD_FILE = "model.txt", "card.json"
 TREE = "gate-tree"
 MEND = "Train one with `parakh gate train`, or point the gate's `tree` at a directory that holds one."
 NOTE = "probability that a moderator discards the post; worth what the decisions it was trained on are worth"
@@ -51,7 +51,6 @@ class TreeCard(_Data):
     platt: PlattCard
     trees: int = Field(ge=1)
     lightgbm: str = Field(description="Version that trained it; another major version is refused.")
-    parakh: str = ""
     spans: Mapping[str, Span]
     data_sha256: str
     settings: Mapping[str, Any] = Field(default_factory=dict)
@@ -83,7 +82,7 @@ class TreeCard(_Data):
 class TreeArtefact:
     card: TreeCard
     trees: Trees
-    calibration: bytes  # of calibration.json, whose reader is artefact.py
+    calibration: Calibration
 
 
 def version_of(text: str, levels: Levels, platt: Platt) -> str:
@@ -100,20 +99,17 @@ def check_free(directory: Path, *, replace: bool) -> None:
         raise InvalidInput(f"{directory} is not empty; give another directory, or --replace.")
 
 
-def write(directory: Path, card: TreeCard, text: str, calibration: bytes) -> None:
-    """Each file appears whole or not at all; a reader between the files finds the mismatch by the card's sha256."""
+def write(directory: Path, text: str, calibration: Calibration, **card: Any) -> TreeCard:
+    """`card`: the fields of TreeCard but the hashes. Each file appears whole or not at all; a reader between the files
+    finds the mismatch by the card's sha256."""
     directory.mkdir(parents=True, exist_ok=True)
-    files = {MODEL_FILE: text.encode(), CALIBRATION_FILE: calibration}
-    for name, data in files.items():
-        _write_whole(directory / name, data)
-    _write_whole(
-        directory / CARD_FILE, (json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n").encode()
-    )
-
-
-def sha256s(text: str, calibration: bytes) -> dict[str, str]:
-    files = {MODEL_FILE: text.encode(), CALIBRATION_FILE: calibration}
-    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+    write_whole(directory / MODEL_FILE, text.encode())
+    write_calibration(directory / CALIBRATION_FILE, calibration)
+    files = (MODEL_FILE, CALIBRATION_FILE)
+    whole = TreeCard(**card, sha256={name: _sha256((directory / name).read_bytes()) for name in files})
+    described = json.dumps(whole.model_dump(mode="json"), indent=2, ensure_ascii=False) + "\n"
+    write_whole(directory / CARD_FILE, described.encode())
+    return whole
 
 
 def read(directory: Path) -> TreeArtefact:
@@ -122,14 +118,28 @@ def read(directory: Path) -> TreeArtefact:
     _check_lightgbm(card, directory / CARD_FILE)
     data = {name: _bytes(directory / name) for name in card.sha256}
     for name, digest in card.sha256.items():
-        if hashlib.sha256(data[name]).hexdigest() != digest:
+        if _sha256(data[name]) != digest:
             raise WrongWeights(f"{directory / name} is not the file its card describes: its sha256 differs.")
     platt = Platt(card.platt.slope, card.platt.intercept)
     text = data[MODEL_FILE].decode()
     if version_of(text, card.levels, platt) != card.version:
         raise WrongWeights(f"{directory / CARD_FILE}: version: is not that of this model, its levels and its map.")
-    trees = Trees(text, card.levels, platt, name=card.name, version=card.version)
-    return TreeArtefact(card, trees, data[CALIBRATION_FILE])
+    calibration = read_calibration(directory / CALIBRATION_FILE)
+    check_calibrates(calibration, card.name, card.version, directory / CALIBRATION_FILE)
+    return TreeArtefact(card, Trees(text, card.levels, platt, name=card.name, version=card.version), calibration)
+
+
+def check_calibrates(calibration: Calibration, name: str, version: str, path: Path) -> None:
+    """Raises WrongWeights where the thresholds are of another model's scores."""
+    if (calibration.model, calibration.model_version) != (name, version):
+        raise WrongWeights(
+            f"{path}: model: its thresholds are for {calibration.model} {calibration.model_version}, "
+            f"but the gate scores with {name} {version}."
+        )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _check_lightgbm(card: TreeCard, path: Path) -> None:
@@ -155,18 +165,3 @@ def _bytes(path: Path) -> bytes:
         raise MissingWeights(f"{path} is missing. {MEND}") from None
     except OSError as error:
         raise MissingWeights(f"{path} cannot be read: {error.strerror}.") from None
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    """Write beside, sync, rename: `path` never holds a half."""
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
