@@ -97,7 +97,9 @@ class Columns:
             self.fail(name, 0, f"must be a time, not {column.type}")
         column = self._typed(name, pa.timestamp("us", "UTC"), "a time")
         self._missing(name, column, nullable=False)
-        values = column.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False).astype("datetime64[us]")
+        values: NDArray[np.datetime64] = (
+            column.cast(pa.timestamp("us")).to_numpy(zero_copy_only=False).astype("datetime64[us]")
+        )
         self.refuse(name, values > latest, "lies in the future")
         return values
 

@@ -15,7 +15,7 @@ import pytest
 
 from deployments.review_gate.columns import TableError
 from deployments.review_gate.table import DecisionTable, from_arrow, read_decisions
-from tests.review_gate.decisions import NOW, columns, decisions
+from tests.review_gate.judged import NOW, columns, decisions
 
 SCORES, OUTCOMES = [0.1, 0.6, 0.9], [False, True, True]
 LATER = NOW + timedelta(days=1)
