@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.livestream import baseline, floor, gate, gpu, served, soak
-from benchmarks.livestream.clips import CLIP_S, Sender, sounds, wav
+from benchmarks.livestream.clips import CLIP_S, STREAMS, Sender, sounds, wav
 from benchmarks.livestream.rounds import PathCost, Rounds, added
 from benchmarks.livestream.servers import Server, database, kafka
 from benchmarks.livestream.worker import Setup, Side, Worker
@@ -47,11 +47,14 @@ class Scale:
     alone: dict[str, int]
     path: dict[str, int]
     as_json: bool  # this system once more, with clips as base64 in JSON
+    path_alone: int  # clips through this system's path without a model
     gate_clips: int
 
 
-FULL = Scale(3, {EAGER: 3, TRACED: 8, SERVED: 8}, {EAGER: 3, TRACED: 8, SERVED: 16}, as_json=True, gate_clips=40)
-QUICK = Scale(1, {EAGER: 2, SERVED: 4}, {EAGER: 2, SERVED: 8}, as_json=False, gate_clips=6)
+FULL = Scale(
+    3, {EAGER: 3, TRACED: 8, SERVED: 8}, {EAGER: 3, TRACED: 8, SERVED: 24}, as_json=True, path_alone=240, gate_clips=40
+)
+QUICK = Scale(1, {EAGER: 2, SERVED: 4}, {EAGER: 2, SERVED: 8}, as_json=False, path_alone=80, gate_clips=6)
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,8 @@ def main() -> None:
     scale = QUICK if given.quick else FULL
     with tempfile.TemporaryDirectory(prefix="parakh-bench-") as scratch:
         measured, more = asyncio.run(_measure(scale, Path(scratch), given.soak))
+    with tempfile.TemporaryDirectory(prefix="parakh-bench-") as scratch:
+        more.append(asyncio.run(_path_alone(scale.path_alone, Path(scratch))))
     rows = [*_ratios(measured), *_costs(measured, given.price), *_floors(measured)]
     rows += gate.rows(measured.alone[SERVED], measured.beside_model_s(SERVED), given.speech, scale.gate_clips)
     title = "livestream: core time of a 20 s clip, broker to broker"
@@ -113,6 +118,24 @@ async def _measure(scale: Scale, directory: Path, soak_minutes: float) -> tuple[
                 worker.stop()
             await rounds.stop()
     return measured, more
+
+
+async def _path_alone(clips: int, directory: Path) -> Row:
+    """The worker's part, on grounds of its own. Between the passes of a model it is a few times dearer: cold caches,
+    and a broker that is asked in vain."""
+    with kafka() as address, database(directory) as (url, port):
+        rounds = Rounds(address, Server(int(address.rpartition(":")[2])), Server(port))
+        await rounds.start(WAYS[SERVED])
+        worker = Worker(served.path_alone, Setup(address, url, directory))
+        try:
+            await asyncio.to_thread(worker.ready)
+            sender = Sender([wav(one) for one in sounds(4)])
+            await rounds.path(worker, WAYS[SERVED], STREAMS, sender)
+            spent = (await rounds.path(worker, WAYS[SERVED], clips, sender)).spent
+        finally:
+            worker.stop()
+            await rounds.stop()
+    return Row("served_path_without_model", 1000 * spent.total / clips, "core-ms/clip")
 
 
 async def _compare(scale: Scale, rounds: Rounds, workers: dict[str, Worker]) -> Measured:

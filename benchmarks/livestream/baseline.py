@@ -50,7 +50,7 @@ class Baseline:
 
         torch.set_num_threads(1)
         self._extractor = Wav2Vec2FeatureExtractor(sampling_rate=SAMPLE_RATE_HZ, do_normalize=True)
-        self._model: Any = Wav2Vec2ForSequenceClassification(base_config()).eval()
+        self._model: Any = _Logits(Wav2Vec2ForSequenceClassification(base_config())).eval()
         if self._traced:
             self._model = _traced(self._model, self._batch)
         await self.alone(self._batch)
@@ -99,9 +99,7 @@ class Baseline:
         """(clips, categories) probabilities."""
         inputs = self._extractor(list(clips), sampling_rate=SAMPLE_RATE_HZ, return_tensors="pt", padding=True)
         with torch.inference_mode():
-            logits = self._model(inputs.input_values)
-            logits = logits[0] if isinstance(logits, tuple) else logits.logits
-            return torch.softmax(logits, -1).numpy()
+            return torch.softmax(self._model(inputs.input_values), -1).numpy()
 
 
 def topics(batch: int) -> tuple[str, str]:
@@ -152,12 +150,23 @@ class Postgres:
         await self._connection.executemany("INSERT INTO clip_results VALUES ($1, $2, $3)", rows)
 
 
+class _Logits(torch.nn.Module):
+    """The model without the rest of its output, which cannot be traced."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, samples: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.model(samples).logits
+        return logits
+
+
 def _traced(model: Any, batch: int) -> Any:
-    model.config.return_dict = False
     example = torch.randn(batch, SAMPLE_RATE_HZ)
     with torch.inference_mode(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that tracing is deprecated, and of sizes that only training asks for
-        return torch.jit.trace(model, example, strict=False, check_trace=False)  # type: ignore[no-untyped-call]
+        return torch.jit.trace(model, example, check_trace=False)  # type: ignore[no-untyped-call]
 
 
 def _samples(file: bytes) -> Samples:

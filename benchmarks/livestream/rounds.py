@@ -57,6 +57,7 @@ class Rounds:
         self._producer = AIOKafkaProducer(
             bootstrap_servers=address, enable_idempotence=False, max_request_size=_MAX_BYTES
         )
+        self._results: dict[str, AIOKafkaConsumer] = {}  # by topic, from its beginning
 
     async def start(self, topics: Sequence[str]) -> None:
         settings = {"kind": "kafka", "servers": [self._address], "kafka": {"partitions": 1}}
@@ -64,16 +65,15 @@ class Rounds:
         await self._producer.start()
 
     async def stop(self) -> None:
-        await self._producer.stop()
+        for client in (self._producer, *self._results.values()):
+            await client.stop()
 
     async def path(self, worker: Worker, way: tuple[str, str], clips: int, sender: Sender) -> PathCost:
         """`way`: topic that the contender reads, topic that it writes.
 
         Raises TimeoutError where a clip is lost, ValueError where one is told twice.
         """
-        results = AIOKafkaConsumer(way[1], bootstrap_servers=self._address, auto_offset_reset="latest")
-        await results.start()
-        await results.seek_to_end()
+        results = await self._results_of(way[1])
         messages = [sender.next() for _ in range(clips)]
         waiting = {message.identity for message in messages}
         worker.begin()
@@ -91,9 +91,15 @@ class Rounds:
             skipped += told["category_scores"] is None
         wall_s = time.perf_counter() - started
         spent = worker.end()
-        await results.stop()
         broker, database = self._broker.cpu_s() - servers[0], self._database.cpu_s() - servers[1]
         return PathCost(clips, spent, broker, database, wall_s, skipped)
+
+    async def _results_of(self, topic: str) -> AIOKafkaConsumer:
+        if topic not in self._results:
+            results = AIOKafkaConsumer(topic, bootstrap_servers=self._address, auto_offset_reset="earliest")
+            await results.start()
+            self._results[topic] = results
+        return self._results[topic]
 
 
 def _result(value: bytes) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from benchmarks.livestream.clips import sounds
@@ -14,17 +15,20 @@ from serve_app.metrics import Metrics, PrometheusMeter
 from serve_app.records import outbox
 
 TOPIC, RESULTS = "livestream.clips", outbox.CLIPS
+_MODEL: dict[str, Any] = {"weights": "random"}
 
 
 class Served:
-    def __init__(self, setup: Setup) -> None:
+    def __init__(
+        self, setup: Setup, encoder: Mapping[str, Any] = _MODEL, consumer: Mapping[str, Any] | None = None
+    ) -> None:
         topics = {"posts": "", "clips": TOPIC, "views": ""}
         broker = {"kind": "kafka", "servers": [setup.broker], "kafka": {"idempotent": False}, "topics": topics}
         given: dict[str, Any] = {
             "data_dir": str(setup.directory),
             "records_url": setup.records_url,
-            "streams": {"encoder": {"weights": "random"}},
-            "events": {"broker": broker},
+            "streams": {"encoder": encoder},
+            "events": {"broker": broker, "consumer": consumer or {}},
         }
         config = AppConfig.model_validate(given)
         self._nodes = LocalNodes(config)
@@ -39,3 +43,8 @@ class Served:
     async def alone(self, count: int) -> None:
         for at in range(count):
             await self._nodes.classify_sound(self._sounds[at % len(self._sounds)], None)
+
+
+def path_alone(setup: Setup) -> Served:
+    """With a model that costs nothing. A transaction for every clip, as a model that gives one at a time makes it."""
+    return Served(setup, {"variant": "fake"}, {"max_batch": 1})

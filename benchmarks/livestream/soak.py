@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import time
-
-import numpy as np
+from collections.abc import Sequence
 
 from benchmarks.livestream.clips import Sender, sounds, wav
 from benchmarks.livestream.rounds import Rounds
 from benchmarks.livestream.worker import Worker
-from benchmarks.report import Row
+from benchmarks.report import Row, median
 
 _ROUND = 16  # clips
 _LENGTHS_S = (4.1, 7.3, 11.9, 16.2)
@@ -27,11 +27,18 @@ async def rows(rounds: Rounds, worker: Worker, way: tuple[str, str], minutes: fl
         at_s.append(time.monotonic() - started)
         mib.append(worker.memory_mib())
     settled = [place for place, second in enumerate(at_s) if second >= _SETTLED * at_s[-1]]
-    slope = np.polyfit([at_s[place] / 60 for place in settled], [mib[place] for place in settled], 1)[0]
+    grown = slope([at_s[place] / 60 for place in settled], [mib[place] for place in settled])
     return [
-        Row("soak_memory_slope", float(slope), "MiB/min"),
+        Row("soak_memory_slope", grown, "MiB/min"),
         Row("soak_memory", mib[-1], "MiB", mib[settled[0]], mib[-1] / mib[settled[0]]),
         Row("soak_memory_peak", max(mib), "MiB"),
         Row("soak_clips", float(clips), "clips"),
         Row("soak_minutes", at_s[-1] / 60, "min"),
     ]
+
+
+def slope(x: Sequence[float], y: Sequence[float]) -> float:
+    """The median of the slopes of all pairs (Theil-Sen): OpenVINO takes and returns buffers by the hundred MiB, which
+    no growth is, and a least-squares line would follow."""
+    pairs = itertools.combinations(zip(x, y, strict=True), 2)
+    return median([(b[1] - a[1]) / (b[0] - a[0]) for a, b in pairs])

@@ -10,6 +10,7 @@ import pytest
 from benchmarks.livestream.clips import CLIP_S, STREAMS, Sender, sounds, wav
 from benchmarks.livestream.floor import flops
 from benchmarks.livestream.rounds import PathCost, added
+from benchmarks.livestream.soak import slope
 from benchmarks.livestream.worker import Spent
 from deployments.wav2vec2.random_weights import base_config
 from serve_app.events.incoming import ClipRecorded, EventReader
@@ -48,3 +49,9 @@ def test_rounds_add_up_and_everything_is_worker_broker_and_database() -> None:
     both = added([one, one])
     assert (both.clips, both.skipped, both.spent) == (4, 2, Spent(8.0, 6.0, 1.0))
     assert both.everything == pytest.approx(8.6)
+
+
+def test_a_slope_is_that_of_growth_and_not_of_a_buffer_taken_and_given_back() -> None:
+    minutes = [float(at) for at in range(20)]
+    grown = [100 + 0.5 * at + (350 if 3 <= at < 8 else 0) for at in minutes]
+    assert slope(minutes, grown) == pytest.approx(0.5)
