@@ -54,7 +54,7 @@ class Scale:
 FULL = Scale(
     3, {EAGER: 3, TRACED: 8, SERVED: 8}, {EAGER: 3, TRACED: 8, SERVED: 24}, as_json=True, path_alone=240, gate_clips=40
 )
-QUICK = Scale(1, {EAGER: 2, SERVED: 4}, {EAGER: 2, SERVED: 8}, as_json=False, path_alone=80, gate_clips=6)
+QUICK = Scale(1, {EAGER: 1, SERVED: 3}, {EAGER: 2, SERVED: 6}, as_json=False, path_alone=80, gate_clips=6)
 
 
 @dataclass(frozen=True)
