@@ -10,6 +10,7 @@ The score's logit is no feature of its own: a tree splits by order alone, and tw
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -101,9 +102,9 @@ class Levels:
 def commonest_languages(languages: Iterable[str | None], *, at_least: int, at_most: int = 64) -> tuple[str, ...]:
     """Those with enough rows to learn from; a rare variety counts for its prefix (`hi-Latn` for `hi`) as well."""
     counts: dict[str, int] = {}
-    for tag, n in zip(*np.unique([t or "" for t in languages], return_counts=True), strict=True):
-        for prefix in shorter_and_shorter(str(tag)):
-            counts[prefix] = counts.get(prefix, 0) + int(n)
+    for tag, n in Counter(languages).items():
+        for prefix in shorter_and_shorter(tag or ""):
+            counts[prefix] = counts.get(prefix, 0) + n
     frequent = sorted((tag for tag, n in counts.items() if n >= at_least), key=lambda tag: (-counts[tag], tag))
     return tuple(sorted(frequent[:at_most]))
 
