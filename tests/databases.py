@@ -17,9 +17,10 @@ from serve_app.records.engine import database_url
 
 
 def sqlite_url(folder: Path, name: str = "parakh.db") -> str:
-    """A new file in `folder`, copied from one that was migrated once in this session."""
+    """A new file in `folder`, copied from one that was migrated once in this session; one that is there is kept."""
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(_template(), folder / name)
+    if not (folder / name).exists():
+        shutil.copyfile(_template(), folder / name)
     return f"sqlite:///{folder / name}"
 
 
