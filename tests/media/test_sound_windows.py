@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deployments.media.windows import cut_windows
+from deployments.media.windows import SHORTEST_S, cut_windows
 from deployments.runtime.errors import InvalidInput
 from deployments.runtime.values import SAMPLE_RATE_HZ
 
@@ -23,3 +23,17 @@ def test_windows_cover_every_sample_and_stop_where_the_sound_does() -> None:
     assert len(cut_windows(samples[:SAMPLE_RATE_HZ], 1.0, 0.25)) == 1
     with pytest.raises(InvalidInput):
         cut_windows(samples, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("overlap_s", [0.0, 0.25])
+def test_a_last_window_is_never_too_short_to_be_judged(overlap_s: float) -> None:
+    """What a codec adds at the end of a file of whole windows, for instance."""
+    for extra in (1, 100, int(SHORTEST_S * SAMPLE_RATE_HZ) - 1):
+        samples = np.arange(2 * SAMPLE_RATE_HZ + extra, dtype=np.float32)
+        windows = cut_windows(samples, 1.0, overlap_s)
+        assert min(window.samples for window in windows) >= SHORTEST_S * SAMPLE_RATE_HZ
+        assert windows[-1].sound[-1] == samples[-1]
+        heard = [range(at := round(w.start_s * SAMPLE_RATE_HZ), at + w.samples) for w in windows]
+        assert set().union(*heard) == set(range(len(samples)))
+    (alone,) = cut_windows(np.zeros(10, np.float32), 1.0, overlap_s)
+    assert alone.samples == 10
