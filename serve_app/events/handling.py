@@ -8,11 +8,12 @@ Refused       as it is -> Refusal
 
 from __future__ import annotations
 
+import asyncio
 import math
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
-from deployments.runtime.errors import FetchFailed, ParakhError
+from deployments.runtime.errors import DeadlineExceeded, FetchFailed, ParakhError
 from serve_app.events.incoming import ClipRecorded, Incoming, PostCreated, PostViewed, Refused
 from serve_app.http.intake import fingerprint
 from serve_app.http.services import Moderator
@@ -64,11 +65,16 @@ class EventHandler:
                 return event.refusal
 
     async def _post(self, event: PostCreated, deadline_s: float) -> JudgedPost:
-        post = event.post
-        submission, media = await self._kept(event)
+        post, ends_at = event.post, asyncio.get_running_loop().time() + deadline_s
+        try:
+            async with asyncio.timeout_at(ends_at):
+                submission, media = await self._kept(event)
+        except TimeoutError:
+            raise DeadlineExceeded from None
         plan = self._promise.plan(post.created_at)
+        left_s = max(0.05, ends_at - asyncio.get_running_loop().time())
         judgement = await self._moderator.judge(
-            post, media, deadline_s=deadline_s, wait_for_nodes=plan.wait_for_nodes, without=plan.without
+            post, media, deadline_s=left_s, wait_for_nodes=plan.wait_for_nodes, without=plan.without
         )
         verdict = judgement.verdict
         if not all(math.isfinite(score) for score in (verdict.nsfw_score, *verdict.category_scores.values())):

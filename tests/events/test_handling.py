@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
+import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 
 from deployments.media.windows import SoundCut
 from deployments.policy.policy import default_policy
-from deployments.runtime.errors import FetchFailed, InvalidInput, ParakhError, UndecodableMedia
+from deployments.runtime.errors import DeadlineExceeded, FetchFailed, InvalidInput, ParakhError, UndecodableMedia
 from serve_app.config import AppConfig
 from serve_app.events.handling import EventHandler
 from serve_app.events.incoming import ClipRecorded, PostCreated, PostViewed, Refused
@@ -140,3 +142,15 @@ async def test_a_verdict_that_json_cannot_hold_is_an_error(store: DirectoryMedia
 
 async def _nothing(url: str) -> bytes:
     raise AssertionError(url)
+
+
+async def test_media_that_never_comes_ends_the_attempt(nodes: LocalNodes, store: DirectoryMediaStore) -> None:
+    async def hangs(url: str) -> bytes:
+        await asyncio.sleep(60)
+        return b""
+
+    waiting = EventHandler(Pipeline(nodes, default_policy()), None, store, hangs, Promise())
+    began = time.monotonic()
+    with pytest.raises(DeadlineExceeded):
+        await waiting.work(created(MediaSource(url="https://example.com/a.png")), 0.1)
+    assert time.monotonic() - began < 5
