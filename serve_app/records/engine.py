@@ -34,8 +34,9 @@ LOCK_ORDER = ("event", "letter", "post", "stream", "key", "media", "reference")
 _LOCK_ALL = text(  # the rows of unnest come in the order of the array
     "SELECT count(pg_advisory_xact_lock(hashtextextended(name, 0))) FROM unnest(CAST(:names AS text[])) AS name"
 )
-# SQLSTATE classes: connection, transaction rollback, resources, object state, operator's intervention, system error
-_PASSING = ("08", "40", "53", "55", "57", "58")
+# SQLSTATE classes: connection, transaction rollback, resources, object state, operator's intervention, system error;
+# and what a standby says that is not yet, or no longer, the primary, or a server that broke off an idle transaction
+_PASSING = ("08", "40", "53", "55", "57", "58", "25006", "25P03")
 _DATA_FAULTS = ("22", "23")  # data exception, integrity constraint
 _DRIVERS = {"sqlite": "sqlite", "postgresql": "postgresql+asyncpg", "postgres": "postgresql+asyncpg"}
 # the timeout first: going over to WAL may have to wait for another process that is making the tables

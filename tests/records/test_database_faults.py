@@ -76,6 +76,17 @@ class AsyncHolder:
         await self._connection.__aexit__(*error)
 
 
+async def test_a_server_that_only_reads_is_one_that_does_not_answer(postgres: Records) -> None:
+    """As one is after a failover, until this side finds the new primary: no message is at fault."""
+
+    def standby(session: Session) -> None:
+        session.execute(text("SET TRANSACTION READ ONLY"))
+        session.execute(text("DELETE FROM duties"))
+
+    with pytest.raises(RecordsUnavailable):
+        await postgres._database.write(standby)
+
+
 @pytest.mark.parametrize(
     "statement",
     [
