@@ -6,9 +6,11 @@ import ssl
 from typing import Any
 
 from aiokafka.errors import (
+    InvalidTopicError,
     KafkaError,
     MessageSizeTooLargeError,
     RecordListTooLargeError,
+    TopicAuthorizationFailedError,
     UnknownTopicOrPartitionError,
 )
 
@@ -55,4 +57,6 @@ def meaning(error: BaseException) -> ParakhError:
         return MessageTooLarge()
     if isinstance(error, UnknownTopicOrPartitionError):
         return TopicMissing()
+    if isinstance(error, TopicAuthorizationFailedError | InvalidTopicError):  # the broker is well: others may leave
+        return TopicMissing("The message broker has no such topic for this client.")
     return BrokerUnavailable()

@@ -42,7 +42,7 @@ class NatsProducer:
 
     async def publish(self, records: Sequence[OutRecord]) -> list[ParakhError | None]:
         try:
-            if self._client is None:
+            if self._client is None or self._client.is_closed:  # some errors of the server close it for good
                 await self.start()
         except BrokerUnavailable as error:
             return [error] * len(records)

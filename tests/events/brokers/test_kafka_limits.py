@@ -7,9 +7,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiokafka.errors import InvalidTopicError, NotLeaderForPartitionError, TopicAuthorizationFailedError
 
-from serve_app.events.brokers import BrokerUnavailable, OutRecord, ensure_topics, open_producer
-from serve_app.events.brokers.kafka_client import connection
+from serve_app.events.brokers import BrokerUnavailable, OutRecord, TopicMissing, ensure_topics, open_producer
+from serve_app.events.brokers.kafka_client import connection, meaning
 from tests.events.brokers.worlds import KAFKA, World, numbers, settings_for, take, values
 from tests.events.conftest import started
 from tests.events.servers import Road, certificate, kafka_process
@@ -24,6 +25,13 @@ async def kafka(kafka_server: str) -> AsyncIterator[World]:
     world = World("kafka", settings=settings_for("kafka", kafka_server, kafka=changes, **timeouts))
     yield world
     await world.close()
+
+
+def test_a_topic_that_is_closed_to_us_holds_back_its_own_events_only() -> None:
+    """As a missing one does: the publisher would take a broker for away, and wait with all."""
+    for error in (TopicAuthorizationFailedError(), InvalidTopicError()):
+        assert type(meaning(error)) is TopicMissing
+    assert type(meaning(NotLeaderForPartitionError())) is BrokerUnavailable
 
 
 @pytest.mark.slow

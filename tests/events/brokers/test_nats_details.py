@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from serve_app.events.brokers import BrokerUnavailable, OutRecord, TopicMissing, open_producer, open_source
 from serve_app.events.brokers.nats_client import from_headers, to_headers
+from serve_app.events.brokers.nats_producer import NatsProducer
 from tests.events.brokers.worlds import NATS, World, nothing_more, numbers, settings_for, take, values
 from tests.events.conftest import started
 from tests.events.servers import certificate, nats_process
@@ -118,3 +120,15 @@ async def test_with_tls_set_nothing_goes_to_a_server_without(nats_server: str, t
         await open_producer(settings_for("nats", nats_server, security=security, connect_timeout_s=1.0)).start()
     with pytest.raises(BrokerUnavailable):
         await open_producer(settings_for("nats", nats_server, security={"tls": True}, connect_timeout_s=1.0)).start()
+
+
+async def test_a_producer_whose_connection_the_server_closed_for_good_makes_a_new_one(world: World) -> None:
+    topic = await world.topic()
+    producer = NatsProducer(world.settings)
+    await producer.start()
+    assert producer._client is not None
+    await producer._client._process_err("'User Authentication Expired'")
+    while not producer._client.is_closed:
+        await asyncio.sleep(0.01)
+    assert await producer.publish([OutRecord(topic, None, b"x")]) == [None]
+    await producer.close()
