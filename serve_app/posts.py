@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_vali
 
 from deployments.runtime.values import ContentType, Modality, Status, Weights
 
-_LANGUAGE = re.compile(r"^[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*$")  # the shape of a BCP-47 tag (RFC 5646), not its registry
+_LANGUAGE = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{2,8})*")  # the shape of a BCP-47 tag (RFC 5646), not its registry
 MAX_CLOCK_SKEW = timedelta(minutes=5)
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\s/\x00-\x1f\x7f]+$")]
@@ -19,7 +19,7 @@ Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[
 
 def language_tag(value: str | None) -> str | None:
     """Raises ValueError for what has not the shape of a BCP-47 tag."""
-    if value is not None and not _LANGUAGE.match(value):
+    if value is not None and not _LANGUAGE.fullmatch(value):
         raise ValueError("must be a BCP-47 language tag such as 'hi' or 'en-IN'")
     return value
 

@@ -361,6 +361,7 @@ class TestMalformed:
             ({"created_at": "2126-11-01T10:00:00Z"}, "created_at"),
             ({"created_at": "yesterday"}, "created_at"),
             ({"language": "Hindi!"}, "language"),
+            ({"language": "hi\n"}, "language"),
             ({"revision": -1}, "revision"),
             ({"revision": 2**31}, "revision"),
             ({"surprise": 1}, "surprise"),
