@@ -44,7 +44,7 @@ async def emptied(url: str) -> str:
         names = "SELECT tablename FROM pg_tables WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
         tables = ", ".join(f'"{name}"' for name in await connection.scalars(text(names)))
         if tables:
-            await connection.execute(text("SET LOCAL session_replication_role = replica"))  # the audit refuses otherwise
+            await connection.execute(text("SET LOCAL session_replication_role = replica"))  # or the audit refuses
             await connection.execute(text(f"TRUNCATE {tables} RESTART IDENTITY CASCADE"))
     await engine.dispose()
     return url
