@@ -94,7 +94,9 @@ class SoundPicker:
         self._codec.flush_buffers()
         self._resampler = None
         if self._chunks:
-            self._keep(self._stretches[self._at], to_mono(np.concatenate(self._chunks, axis=1)))
+            channels = np.concatenate(self._chunks, axis=1)
+            self._chunks = []  # an hour in stereo is half a gigabyte
+            self._keep(self._stretches[self._at], to_mono(channels))
         self._chunks, self._first_s = [], None
         self._at += 1
 
@@ -162,12 +164,21 @@ class SoundPicker:
 
 
 def to_mono(channels: NDArray[np.float32]) -> NDArray[np.float32]:
-    """(channels, samples) -> (samples,) in -1..1, finite."""
-    channels = np.nan_to_num(channels, nan=0.0, posinf=0.0, neginf=0.0)
-    channels = np.clip(channels, -1.0, 1.0)
+    """(channels, samples) -> (samples,) in -1..1, finite. `channels` is changed in place: it may be large."""
+    finite = np.isfinite(channels)
+    if not finite.all():
+        channels[~finite] = 0.0
+    del finite
+    np.clip(channels, -1.0, 1.0, out=channels)
     mono: NDArray[np.float32] = channels.mean(axis=0, dtype=np.float32)
     if len(channels) > 1 and mono.size:
-        levels = np.sqrt(np.mean(np.square(channels, dtype=np.float64), axis=1))
-        if np.sqrt(np.mean(np.square(mono, dtype=np.float64))) < _CANCELLED * levels.max():
-            return np.ascontiguousarray(channels[int(levels.argmax())])
+        levels = [_level(channel) for channel in channels]
+        if _level(mono) < _CANCELLED * max(levels):
+            mono = channels[int(np.argmax(levels))].copy()
     return mono
+
+
+def _level(samples: NDArray[np.float32]) -> float:
+    """RMS, added up in fp64 without a copy in fp64."""
+    power = np.einsum("n,n->", samples, samples, dtype=np.float64, casting="same_kind")
+    return float(np.sqrt(power / len(samples)))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from deployments.media.sound import to_mono
 from deployments.media.windows import SHORTEST_S, cut_windows
 from deployments.runtime.errors import InvalidInput
 from deployments.runtime.values import SAMPLE_RATE_HZ
@@ -37,3 +40,19 @@ def test_a_last_window_is_never_too_short_to_be_judged(overlap_s: float) -> None
         assert set().union(*heard) == set(range(len(samples)))
     (alone,) = cut_windows(np.zeros(10, np.float32), 1.0, overlap_s)
     assert alone.samples == 10
+
+
+def test_mono_of_an_hour_in_stereo_fits_into_the_memory_of_a_decoding_child() -> None:
+    channels = np.full((2, 2_000_000), 0.5, np.float32)
+    tracemalloc.start()
+    mono = to_mono(channels)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < channels.nbytes
+    np.testing.assert_allclose(mono, 0.5)
+
+
+def test_channels_that_cancel_each_other_are_heard_through_the_louder() -> None:
+    loud = np.sin(np.arange(16_000, dtype=np.float32))
+    np.testing.assert_array_equal(to_mono(np.stack([loud, -0.99 * loud]).astype(np.float32)), loud)
+    np.testing.assert_array_equal(to_mono(np.array([[np.nan, 3.0], [np.inf, 3.0]], np.float32)), [0.0, 1.0])
