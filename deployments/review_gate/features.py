@@ -5,7 +5,7 @@
     DecisionTable -> facts_of_table --'
 
 What is not known is NaN, or a level of its own, never 0: an author without history is not an author without discards.
-The score's logit is no feature of its own: a tree splits by order alone, and two names for one fact halve its reasons.
+The score's logit is no column: a tree splits by order alone. It stands beside the trees, in a line (trees.py).
 """
 
 from __future__ import annotations

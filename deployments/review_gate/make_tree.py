@@ -7,6 +7,7 @@ each other on the test span -> files.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,8 @@ def make_tree(
     settings, recall = settings or TreeSettings(), recall or CalibrationSettings()
     tree_artefact.check_free(output, replace=replace)
     boosted = boost(table, settings, progress)
-    version = tree_artefact.version_of(boosted.text, boosted.levels, boosted.platt)
-    trees = Trees(boosted.text, boosted.levels, boosted.platt, name=tree_artefact.TREE, version=version)
+    version = tree_artefact.version_of(boosted.text, boosted.levels, boosted.base, boosted.platt)
+    trees = Trees(boosted.text, boosted.levels, boosted.base, boosted.platt, name=tree_artefact.TREE, version=version)
     calibration, metrics = judged(table, boosted, trees, recall)
     return tree_artefact.write(
         output,
@@ -53,7 +54,8 @@ def make_tree(
         version=version,
         languages=boosted.levels.languages,
         content_types=boosted.levels.content_types,
-        platt={"slope": boosted.platt.slope, "intercept": boosted.platt.intercept},
+        base=asdict(boosted.base),
+        platt=asdict(boosted.platt),
         trees=boosted.trees,
         lightgbm=lightgbm.__version__,
         spans=boosted.spans,

@@ -1,7 +1,7 @@
-"""Training the gate's tree: judged decisions in, boosted trees with a Platt map out.
+"""Training the gate's tree: judged decisions in, a line in the score, boosted trees on top, and a Platt map out.
 
-Features -> four spans of time -> boosting on the first, stopped by the second -> the Platt map on the third. The
-fourth is for the report alone. Same table, same settings, same seed: the same bytes, because one thread sums.
+Features -> four spans of time -> line and boosting on the first, stopped by the second -> the Platt map on the third.
+The fourth is for the report alone. Same table, same settings, same seed: the same bytes, because one thread sums.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from deployments.review_gate.features import (
     CLASSES,
     FEATURES,
-    Facts,
     Floats,
     Levels,
     commonest_languages,
@@ -26,7 +25,7 @@ from deployments.review_gate.features import (
 )
 from deployments.review_gate.spans import SHARES, SPANS, Span, described, split_by_time
 from deployments.review_gate.table import DecisionTable
-from deployments.review_gate.trees import THREADS, Platt, sigmoid
+from deployments.review_gate.trees import THREADS, Base, Platt, logit, sigmoid
 
 RISING = ("score", "author_discards", "author_discard_rate")
 """More of these, all else equal, never lowers the probability."""
@@ -55,6 +54,7 @@ class Boosted:
 
     text: str
     levels: Levels
+    base: Base
     platt: Platt
     trees: int
     span: NDArray[np.int64]  # of each row of the table, index into SPANS or -1
@@ -68,40 +68,57 @@ def boost(table: DecisionTable, settings: TreeSettings, progress: Callable[[int,
     spans = described(span, table.reached_at, table.post_ids, table.outcomes)
     rows = [np.flatnonzero(span == index) for index in range(len(SPANS))]
     levels = Levels(commonest_languages(facts.take(rows[0]).language, at_least=settings.language_rows))
-    booster = _fit(table, facts, levels, rows[0], rows[1], settings, progress)
+    base = _fit_base(table.select(rows[0]))
+    features = matrix(facts, levels)
+    booster = _fit(table, features, base(table.scores), rows[0], rows[1], settings, progress)
     text = booster.model_to_string(num_iteration=booster.best_iteration)
-    log_odds = booster.predict(
-        matrix(facts.take(rows[2]), levels),
+    held = table.select(rows[2])
+    boosted = booster.predict(
+        features[rows[2]],
         raw_score=True,
         num_iteration=booster.best_iteration,
         num_threads=THREADS,
     )
-    platt = fit_platt(log_odds, table.outcomes[rows[2]], table.weights[rows[2]])
-    return Boosted(text, levels, platt, booster.best_iteration, span, spans)
+    platt = fit_platt(base(held.scores) + boosted, held.outcomes, held.weights)
+    return Boosted(text, levels, base, platt, booster.best_iteration, span, spans)
 
 
-def fit_platt(log_odds: Floats, outcome: NDArray[np.bool_], weight: Floats, rounds: int = 50) -> Platt:
-    """Weighted maximum likelihood by Newton's method, with Platt's softened targets so that it always has an end.
+def fit_platt(log_odds: Floats, outcome: NDArray[np.bool_], weight: Floats) -> Platt:
+    """A slope at or below 0 would turn the order around: it can only come of noise, and then the identity is kept."""
+    slope, intercept = _logistic(log_odds, outcome, weight)
+    return Platt(slope, intercept) if slope > 0 else Platt(1.0, 0.0)
 
-    A slope at or below 0 would turn the order around: it can only come of noise, and then the identity is kept.
-    """
+
+def _fit_base(table: DecisionTable) -> Base:
+    z = logit(table.scores)
+    centre = float(np.average(z, weights=table.weights))
+    slope, intercept = _logistic(z - centre, table.outcomes, table.weights)
+    if slope > 0:
+        return Base(slope, intercept, centre)
+    share = np.array([np.average(table.outcomes, weights=table.weights)])
+    return Base(0.0, float(logit(share)[0]), centre)  # the score says nothing: everything is left to the trees
+
+
+def _logistic(inputs: Floats, outcome: NDArray[np.bool_], weight: Floats, rounds: int = 50) -> tuple[float, float]:
+    """Slope and intercept of weighted maximum likelihood, by Newton's method, with Platt's softened targets (1999) so
+    that it has an end where the two outcomes do not overlap."""
     good, bad = float(weight[~outcome].sum()), float(weight[outcome].sum())
     target = np.where(outcome, (bad + 1) / (bad + 2), 1 / (good + 2))
-    inputs, beta = np.column_stack([log_odds, np.ones_like(log_odds)]), np.array([1.0, 0.0])
+    design, beta = np.column_stack([inputs, np.ones_like(inputs)]), np.array([0.0, np.log((bad + 1) / (good + 1))])
     for _ in range(rounds):
-        p = sigmoid(inputs @ beta)
-        curvature = (inputs * (weight * p * (1 - p))[:, None]).T @ inputs + 1e-9 * np.eye(2)
-        step = np.linalg.solve(curvature, inputs.T @ (weight * (target - p)))
+        p = sigmoid(design @ beta)
+        curvature = (design * (weight * p * (1 - p))[:, None]).T @ design + 1e-9 * np.eye(2)
+        step = np.linalg.solve(curvature, design.T @ (weight * (target - p)))
         beta = beta + np.clip(step, -2, 2)
         if np.abs(step).max() < 1e-10:
             break
-    return Platt(float(beta[0]), float(beta[1])) if beta[0] > 0 else Platt(1.0, 0.0)
+    return float(beta[0]), float(beta[1])
 
 
 def _fit(
     table: DecisionTable,
-    facts: Facts,
-    levels: Levels,
+    features: Floats,
+    base: Floats,
     train: NDArray[np.int64],
     validation: NDArray[np.int64],
     settings: TreeSettings,
@@ -111,9 +128,10 @@ def _fit(
 
     def dataset(rows: NDArray[np.int64], reference: Any = None) -> Any:
         return lightgbm.Dataset(
-            matrix(facts.take(rows), levels),
+            features[rows],
             table.outcomes[rows].astype(np.float64),
             weight=table.weights[rows],
+            init_score=base[rows],
             feature_name=list(FEATURES),
             categorical_feature=list(CLASSES),
             reference=reference,

@@ -19,7 +19,7 @@ from deployments.review_gate.artefact import FILE as CALIBRATION_FILE
 from deployments.review_gate.artefact import Calibration, read_calibration, write_calibration, write_whole
 from deployments.review_gate.features import FEATURES, FEATURES_VERSION, Levels
 from deployments.review_gate.spans import Span
-from deployments.review_gate.trees import Platt, Trees
+from deployments.review_gate.trees import Base, Platt, Trees
 from deployments.runtime.errors import InvalidInput, MissingWeights, WrongWeights
 from deployments.runtime.values import ModelCard
 
@@ -38,6 +38,12 @@ class PlattCard(_Data):
     intercept: float = Field(allow_inf_nan=False)
 
 
+class BaseCard(_Data):
+    slope: float = Field(ge=0, allow_inf_nan=False)
+    intercept: float = Field(allow_inf_nan=False)
+    centre: float = Field(allow_inf_nan=False)
+
+
 class TreeCard(_Data):
     """Everything about a tree that is not a split."""
 
@@ -48,6 +54,7 @@ class TreeCard(_Data):
     features_version: int = FEATURES_VERSION
     languages: tuple[str, ...]
     content_types: tuple[str, ...]
+    base: BaseCard
     platt: PlattCard
     trees: int = Field(ge=1)
     lightgbm: str = Field(description="Version that trained it; another major version is refused.")
@@ -85,9 +92,10 @@ class TreeArtefact:
     calibration: Calibration
 
 
-def version_of(text: str, levels: Levels, platt: Platt) -> str:
+def version_of(text: str, levels: Levels, base: Base, platt: Platt) -> str:
     """Changes whenever the same post could get another probability."""
-    told = json.dumps([text, levels.languages, levels.content_types, platt.slope, platt.intercept, FEATURES_VERSION])
+    maps = [dataclasses.asdict(base), dataclasses.asdict(platt)]
+    told = json.dumps([FEATURES_VERSION, text, levels.languages, levels.content_types, maps])
     return hashlib.sha256(told.encode()).hexdigest()[:12]
 
 
@@ -120,13 +128,13 @@ def read(directory: Path) -> TreeArtefact:
     for name, digest in card.sha256.items():
         if _sha256(data[name]) != digest:
             raise WrongWeights(f"{directory / name} is not the file its card describes: its sha256 differs.")
-    platt = Platt(card.platt.slope, card.platt.intercept)
+    base, platt = Base(**card.base.model_dump()), Platt(**card.platt.model_dump())
     text = data[MODEL_FILE].decode()
-    if version_of(text, card.levels, platt) != card.version:
-        raise WrongWeights(f"{directory / CARD_FILE}: version: is not that of this model, its levels and its map.")
+    if version_of(text, card.levels, base, platt) != card.version:
+        raise WrongWeights(f"{directory / CARD_FILE}: version: is not that of this model, its levels and its maps.")
     calibration = read_calibration(directory / CALIBRATION_FILE)
     check_calibrates(calibration, card.name, card.version, directory / CALIBRATION_FILE)
-    return TreeArtefact(card, Trees(text, card.levels, platt, name=card.name, version=card.version), calibration)
+    return TreeArtefact(card, Trees(text, card.levels, base, platt, name=card.name, version=card.version), calibration)
 
 
 def check_calibrates(calibration: Calibration, name: str, version: str, path: Path) -> None:

@@ -1,8 +1,11 @@
 """Gradient-boosted trees over the gate's features: facts -> probability that a moderator discards the post, and why.
 
-LightGBM's own text format, never a pickle. A Platt map (sigmoid of slope x log-odds + intercept, slope above 0) makes
-the numbers probabilities and keeps their order: isotonic steps would tie posts that the tree tells apart, and a
-threshold could then only move a whole step at a time.
+    log-odds = base (a straight line in the score's logit) + trees (what the line does not know)
+    probability = Platt map of it: sigmoid(slope x log-odds + intercept), slope above 0
+
+The line is there for the low end, where thresholds of a high recall lie: trees alone give all that is harmless the same
+number, so a threshold could only take or leave it whole. The Platt map makes probabilities and keeps the order, where
+isotonic steps would tie what the model tells apart. LightGBM's own text format, never a pickle.
 """
 
 from __future__ import annotations
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
 THREADS = 1
 """One row takes tens of microseconds: waking a second thread costs more than it gains."""
 
+_NEAREST = 1e-6  # to 0 and 1, for a logit
+
 AUTHOR = ("author_posts", "author_discards", "author_discard_rate", "author_history")
 GROUPS: dict[str, tuple[str, ...]] = {"score": ("score",)}
 """What is told as one reason: contributions add up, and four numbers of one history are one fact to a moderator."""
@@ -42,22 +47,40 @@ class Platt:
         return sigmoid(self.slope * log_odds + self.intercept)
 
 
+@dataclass(frozen=True)
+class Base:
+    """The score's part: slope x (logit(score) - centre) + intercept."""
+
+    slope: float  # at least 0
+    intercept: float
+    centre: float  # mean logit of the training span: the score that neither raises nor lowers
+
+    def of_score(self, score: Floats) -> Floats:
+        return self.slope * (logit(score) - self.centre)
+
+    def __call__(self, score: Floats) -> Floats:
+        return self.of_score(score) + self.intercept
+
+
 class Trees:
     """A Scorer of the gate. Raises WrongWeights where the text is no model of these features."""
 
-    def __init__(self, text: str, levels: Levels, platt: Platt, *, name: str, version: str) -> None:
-        self.name, self.version, self.levels, self.platt = name, version, levels, platt
+    def __init__(self, text: str, levels: Levels, base: Base, platt: Platt, *, name: str, version: str) -> None:
+        self.name, self.version = name, version
+        self.levels, self.base, self.platt = levels, base, platt
         self._booster = _booster(text)
         self._groups = [(name, [FEATURES.index(f) for f in features]) for name, features in GROUPS.items()]
 
     def scores(self, facts: Facts) -> Floats:
         """(n,) probabilities."""
-        return self.platt(self._predict(facts))
+        return self.platt(self.base(facts.score) + self._predict(facts))
 
     def contributions(self, facts: Facts) -> list[list[Contribution]]:
-        """SHAP values of the trees (Lundberg 2018), scaled by the Platt slope: with the same constant for every post,
-        they add up to the log-odds of `scores`."""
-        shap = self.platt.slope * self._predict(facts, pred_contrib=True)
+        """SHAP values of the trees (Lundberg 2018) and of the line, scaled by the Platt slope: with the same constant
+        for every post, they add up to the log-odds of `scores`."""
+        shap = self._predict(facts, pred_contrib=True)
+        shap[:, FEATURES.index("score")] += self.base.of_score(facts.score)
+        shap *= self.platt.slope
         grouped = np.column_stack([shap[:, columns].sum(axis=1) for _, columns in self._groups])
         order = np.argsort(-np.abs(grouped), axis=1, kind="stable")
         return [
@@ -84,6 +107,12 @@ class Trees:
 
 def sigmoid(log_odds: Floats) -> Floats:
     result: Floats = 0.5 * (1 + np.tanh(0.5 * log_odds))  # no overflow at either end
+    return result
+
+
+def logit(probability: Floats) -> Floats:
+    p = np.clip(probability, _NEAREST, 1 - _NEAREST)
+    result: Floats = np.log(p / (1 - p))
     return result
 
 

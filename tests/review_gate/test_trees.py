@@ -30,7 +30,7 @@ def boosted(table: DecisionTable) -> Boosted:
 
 @pytest.fixture(scope="module")
 def trees(boosted: Boosted) -> Trees:
-    return Trees(boosted.text, boosted.levels, boosted.platt, name="gate-tree", version="1")
+    return Trees(boosted.text, boosted.levels, boosted.base, boosted.platt, name="gate-tree", version="1")
 
 
 def posts_of(table: DecisionTable, rows: np.ndarray) -> list[GateInput]:
@@ -128,7 +128,9 @@ def test_weights_are_honoured(table: DecisionTable) -> None:
     heavy.weights[heavy.outcomes] = 10.0
     plain, weighted = (boost(given, settings) for given in (table, heavy))
     facts = facts_of_table(table).take(plain.span == SPANS.index("test"))
-    means = [Trees(b.text, b.levels, b.platt, name="t", version="1").scores(facts).mean() for b in (plain, weighted)]
+    means = [
+        Trees(b.text, b.levels, b.base, b.platt, name="t", version="1").scores(facts).mean() for b in (plain, weighted)
+    ]
     assert means[1] > 2 * means[0]
 
 
@@ -155,6 +157,6 @@ def test_the_platt_map_never_turns_the_order_around() -> None:
 def test_another_models_text_is_refused(boosted: Boosted) -> None:
     other = boosted.text.replace(f"feature_names={' '.join(FEATURES)}", f"feature_names={' '.join(FEATURES[::-1])}")
     with pytest.raises(WrongWeights, match="other features"):
-        Trees(other, boosted.levels, boosted.platt, name="t", version="1")
+        Trees(other, boosted.levels, boosted.base, boosted.platt, name="t", version="1")
     with pytest.raises(WrongWeights, match="no model"):
-        Trees("nonsense", boosted.levels, boosted.platt, name="t", version="1")
+        Trees("nonsense", boosted.levels, boosted.base, boosted.platt, name="t", version="1")
