@@ -47,6 +47,7 @@ class Positives:
     scores: Floats
     authors: NDArray[np.int64]
     weights: Floats
+    heaviest: float  # the most that any judged post counts, good or bad
 
     @property
     def count(self) -> int:
@@ -62,11 +63,12 @@ class Positives:
         return self.author_count == self.count and bool((self.weights == 1).all())
 
 
-def positives(scores: Floats, authors: NDArray[Any], weights: Floats) -> Positives:
+def positives(scores: Floats, authors: NDArray[Any], weights: Floats, heaviest: float | None = None) -> Positives:
     """In one order whatever order they come in, so that the same rows always give the same threshold."""
     order = np.lexsort((weights, authors, scores))
     _, codes = np.unique(authors[order], return_inverse=True)
-    return Positives(scores[order], codes.astype(np.int64), weights[order])
+    most = float(weights.max(initial=0.0)) if heaviest is None else heaviest
+    return Positives(scores[order], codes.astype(np.int64), weights[order], most)
 
 
 def clopper_pearson_lower(hits: Any, n: Any, confidence: float) -> Any:
@@ -110,12 +112,12 @@ def design_effect(bad: Positives) -> float:
 def effective_count(bad: Positives, confidence: float) -> float:
     """n / deff, less what the design effect's own estimate from few authors costs: (t_n-1 / t_a-1)^2 (Korn, Graubard).
 
-    Never above the number of authors' worth of information that Kish's weighting leaves: sum(w)^2 / sum(w^2).
+    Never more than the sum of weights over the heaviest weight: a skipped bad post counts that much where the audit
+    happens to find it, and where it does not, nothing among those found tells of it.
     """
     if bad.author_count < 2:
         return float(bad.author_count)
-    kish = float(bad.weights.sum() ** 2 / (bad.weights**2).sum())
-    n = min(bad.count / design_effect(bad), kish)
+    n = min(bad.count / design_effect(bad), float(bad.weights.sum()) / bad.heaviest)
     if confidence <= 0.5:
         return n
     t_posts, t_authors = stdtrit(bad.count - 1, confidence), stdtrit(bad.author_count - 1, confidence)

@@ -17,6 +17,8 @@ from deployments.review_gate.bounds import (
     Method,
     Positives,
     RecallBound,
+    clopper_pearson_lower,
+    effective_count,
     positives,
     positives_needed,
     recall_bound,
@@ -70,7 +72,7 @@ def calibrate(
 
 def bad_posts(table: DecisionTable, rows: Rows) -> Positives:
     bad = rows[table.outcomes[rows]]
-    return positives(table.scores[bad], table.authors.codes[bad], table.weights[bad])
+    return positives(table.scores[bad], table.authors.codes[bad], table.weights[bad], float(table.weights.max()))
 
 
 def method_for(bad: Positives, settings: CalibrationSettings) -> Method:
@@ -93,9 +95,9 @@ def too_thin(table: DecisionTable, rows: Rows, settings: CalibrationSettings) ->
         return None
     if bad.author_count < FEWEST_AUTHORS:
         return f"{bad.count} bad posts of {bad.author_count} authors, {FEWEST_AUTHORS} authors needed"
-    bound = bound_for(bad, settings)
-    if bound.threshold(settings.target) is None:
-        return f"{bad.count} bad posts of {bad.author_count} authors tell as much as {bound.n:.0f}, {needed} needed"
+    worth = effective_count(bad, settings.confidence)
+    if clopper_pearson_lower(worth, worth, settings.confidence) < settings.target:
+        return f"{bad.count} bad posts of {bad.author_count} authors tell as much as {worth:.0f}, {needed} needed"
     return None
 
 
