@@ -19,12 +19,13 @@ from deployments.review_gate.artefact import Calibration, CalibrationSettings
 from deployments.review_gate.calibration import calibrate
 from deployments.review_gate.compare import as_lines, compare
 from deployments.review_gate.features import Facts, facts_of_table
-from deployments.review_gate.quality import area_under_curve, quality
+from deployments.review_gate.quality import area_under_curve, quality, saved_at_recall
 from deployments.review_gate.spans import SPANS
 from deployments.review_gate.table import DecisionTable
 from deployments.review_gate.train import Boosted, TreeSettings, boost
 from deployments.review_gate.trees import Trees
 
+ORDER_AT = (0.9, 0.95, 0.98)
 EXPLAINED_ROWS = 2000  # of the test span, for the features' mean effect: a tenth of a millisecond each
 
 
@@ -80,8 +81,17 @@ def judged(
         "test": quality(future_scored.scores, future.outcomes, future.weights),
         "test_auc_score_only": area_under_curve(future.scores, future.outcomes, future.weights),
         "comparison": comparison.as_json(),
+        "order_alone": [_order_alone(future, future_scored, share) for share in ORDER_AT],
         "gain_share": trees.gains(),
         "mean_effect": mean_effects(trees, facts, test),
+    }
+
+
+def _order_alone(by_score: DecisionTable, by_tree: DecisionTable, recall: float) -> dict[str, float]:
+    """Saved at a recall that is measured, not promised: how well each side orders posts, whatever its strata."""
+    sides = {"score_only": by_score, "tree": by_tree}
+    return {"recall": recall} | {
+        name: saved_at_recall(side.scores, side.outcomes, side.weights, recall) for name, side in sides.items()
     }
 
 
@@ -107,6 +117,11 @@ def as_text(card: tree_artefact.TreeCard) -> str:
         "",
         *as_lines(card.metrics["comparison"]),
         "",
+        "saved at a recall of "
+        + ", ".join(
+            f"{r['recall']:g}: {r['tree']:.1%} (score {r['score_only']:.1%})" for r in card.metrics["order_alone"]
+        )
+        + ", by order alone",
         "mean effect, log-odds: " + ", ".join(f"{n} {v:.2f}" for n, v in list(card.metrics["mean_effect"].items())[:6]),
     ]
     return "\n".join(lines) + "\n"

@@ -48,3 +48,12 @@ def area_under_curve(scores: Floats, outcome: NDArray[np.bool_], weight: Floats)
     bad, good = (np.bincount(level, weight * kind, minlength=level.max() + 1) for kind in (outcome, ~outcome))
     below = np.cumsum(good) - good
     return float((bad * (below + good / 2)).sum() / (bad.sum() * good.sum()))
+
+
+def saved_at_recall(scores: Floats, outcome: NDArray[np.bool_], weight: Floats, recall: float) -> float:
+    """Share of the decisions below the one threshold at which just this recall is left: the order alone, no bound."""
+    order = np.argsort(scores[outcome], kind="stable")
+    bad, of_each = scores[outcome][order], weight[outcome][order]
+    missed = int(np.searchsorted(np.cumsum(of_each) / of_each.sum(), 1 - recall, side="right"))
+    threshold = bad[min(missed, len(bad) - 1)]
+    return float(weight[scores < threshold].sum() / weight.sum())

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, log_loss, roc_auc_score
 
 from deployments.review_gate.compare import as_lines, compare, reviewed
-from deployments.review_gate.quality import quality
+from deployments.review_gate.quality import quality, saved_at_recall
 from tests.review_gate.decisions import table as judged
 from tests.review_gate.posts import OneThreshold
 
@@ -55,3 +55,12 @@ def test_quality_is_what_scikit_learn_says() -> None:
     )
     assert found["calibration_error"] < 0.03
     assert quality(said**3, outcome, weight)["calibration_error"] > 0.15
+
+
+def test_what_is_saved_at_a_recall_lies_below_its_threshold() -> None:
+    scores, outcome = np.arange(10) / 10, np.array([0, 0, 1, 0, 0, 1, 0, 1, 0, 1], dtype=bool)
+    weight = np.ones(10)
+    assert saved_at_recall(scores, outcome, weight, 1.0) == 0.2
+    assert saved_at_recall(scores, outcome, weight, 0.75) == 0.5
+    heavy = np.where(scores == 0.2, 9.0, 1.0)  # the lowest bad post stands for nine: it cannot be missed
+    assert saved_at_recall(scores, outcome, heavy, 0.75) == pytest.approx(2 / 18)
