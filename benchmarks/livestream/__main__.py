@@ -79,9 +79,8 @@ def main() -> None:
     given = _arguments()
     scale = QUICK if given.quick else FULL
     with tempfile.TemporaryDirectory(prefix="parakh-bench-") as scratch:
+        (Path(scratch) / "alone").mkdir()
         measured, more = asyncio.run(_measure(scale, Path(scratch), given.soak))
-    with tempfile.TemporaryDirectory(prefix="parakh-bench-") as scratch:
-        more.append(asyncio.run(_path_alone(scale.path_alone, Path(scratch))))
     rows = [*_ratios(measured), *_costs(measured, given.price), *_floors(measured)]
     rows += gate.rows(measured.alone[SERVED], measured.beside_model_s(SERVED), given.speech, scale.gate_clips)
     title = "livestream: core time of a 20 s clip, broker to broker"
@@ -109,10 +108,11 @@ async def _measure(scale: Scale, directory: Path, soak_minutes: float) -> tuple[
         setup = Setup(address, url, directory)
         workers = {name: Worker(MAKERS[name], setup) for name in scale.alone}
         try:
+            more = [await _path_alone(scale.path_alone, directory / "alone")]  # while the models load
             for worker in workers.values():
                 await asyncio.to_thread(worker.ready)
             measured = await _compare(scale, rounds, workers)
-            more = await soak.rows(rounds, workers[SERVED], WAYS[SERVED], soak_minutes) if soak_minutes else []
+            more += await soak.rows(rounds, workers[SERVED], WAYS[SERVED], soak_minutes) if soak_minutes else []
         finally:
             for worker in workers.values():
                 worker.stop()
