@@ -16,7 +16,7 @@ from rich.progress import Progress
 from rich.text import Text
 
 from deployments.runtime.errors import InvalidInput, ParakhError
-from serve_app import event_commands
+from serve_app import event_commands, gate_commands
 from serve_app.config_file import LOCAL_CONFIG, ConfigError, ConfigOption, DataDirOption, load_config
 from serve_app.index import commands as index_commands
 
@@ -30,6 +30,7 @@ app.add_typer(index_commands.app, name="index")
 app.add_typer(holds_app, name="holds")
 app.add_typer(event_commands.app, name="events")
 app.command()(event_commands.consume)
+app.add_typer(gate_commands.app, name="gate")
 
 console = Console()
 errors = Console(stderr=True)
