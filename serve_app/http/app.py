@@ -12,15 +12,19 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 
+from serve_app.gate_worker import GateWorker
+from serve_app.gating import Gating
 from serve_app.http import (
     embeddings,
     errors,
+    gate,
     hash_lists,
     health,
     indexes,
     moderations,
     posts,
     references,
+    reviews,
     search,
     shown,
     streams,
@@ -33,7 +37,20 @@ from serve_app.http.services import Services
 from serve_app.index_worker import IndexWorker
 from serve_app.jobs_worker import JobWorker
 
-NOUNS = (moderations, embeddings, posts, search, indexes, references, hash_lists, shown, streams, health)
+NOUNS = (
+    moderations,
+    embeddings,
+    posts,
+    gate,
+    reviews,
+    search,
+    indexes,
+    references,
+    hash_lists,
+    shown,
+    streams,
+    health,
+)
 DESCRIPTION = "Moderates posts: seven categories with evidence, from picture, sound and text."
 
 
@@ -55,6 +72,10 @@ def create_app(services: Services) -> FastAPI:
     app.state.index_worker = (
         IndexWorker(services.records, services.index, services.indexing) if services.index is not None else None
     )
+    records, observer = services.records, services.gate_observer
+    gating = Gating(records.gate, records.authors, services.gate, services.gating, observer)
+    app.state.gating = gating
+    app.state.gate_worker = GateWorker(records, gating, services.gating, observer)
     app.state.worker = worker
     app.state.intake = Intake(services, worker)
     app.state.readiness = Readiness(services)
@@ -74,6 +95,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
     services: Services = app.state.services
     await services.records.start()
     app.state.worker.start()
+    app.state.gate_worker.start()
     index_worker: IndexWorker | None = app.state.index_worker
     if index_worker is not None:
         index_worker.start()
@@ -83,6 +105,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[dict[str, Any]]:
         yield {}
     finally:
         await app.state.worker.stop()
+        await app.state.gate_worker.stop()
         if index_worker is not None:
             await index_worker.stop()
         await app.state.intake.drain()

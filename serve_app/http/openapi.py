@@ -9,6 +9,7 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 
 from serve_app.http import search_schemas
+from serve_app.http.gate_schemas import ClaimRequest, DecisionRequest, GateRequest
 from serve_app.http.schemas import EmbeddingRequest, ModerationRequest, PostRequest
 from serve_app.http.stream_schemas import ClipRequest
 
@@ -28,6 +29,9 @@ _REQUESTS: tuple[type[BaseModel], ...] = (
     search_schemas.ShownMark,
     search_schemas.ShownCheck,
     ClipRequest,
+    GateRequest,
+    ClaimRequest,
+    DecisionRequest,
 )
 _REFERENCE = "#/components/schemas/{model}"
 

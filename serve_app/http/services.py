@@ -8,6 +8,8 @@ from typing import Protocol
 
 from deployments.runtime.values import Embeddings, Modality, NodeStatus, TextEmbedding
 from deployments.similarity.content import Content
+from serve_app.gate_settings import GatingSettings
+from serve_app.gating import GateKeeper, GateObserver, ReviewEverything
 from serve_app.http.settings import HttpSettings
 from serve_app.judgement import Judgement
 from serve_app.media_store import MediaStore
@@ -98,6 +100,9 @@ class Services:
     retention: RetentionSettings = field(default_factory=RetentionSettings)
     ages: AgeObserver | None = None
     outgoing: Outgoing | None = None  # None: events stay in the outbox
+    gate: GateKeeper = field(default_factory=ReviewEverything)
+    gating: GatingSettings = field(default_factory=GatingSettings)
+    gate_observer: GateObserver | None = None
 
     @property
     def streams(self) -> StreamIntake:

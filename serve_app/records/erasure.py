@@ -10,6 +10,7 @@ from serve_app.records import audit, dead_letters, garbage, holds, index_jobs, l
 from serve_app.records.engine import Database
 from serve_app.records.errors import PostNotFound, UnderLegalHold
 from serve_app.records.event_tables import ViewCountRow
+from serve_app.records.gate_tables import GateDecisionRow, GateJobRow, OutcomeRow, ReviewRow
 from serve_app.records.similarity_tables import ExternalItemRow, ReferenceMatchRow
 from serve_app.records.tables import ErasureRow, IdempotencyRow, JobRow, PostRow, VerdictRow
 
@@ -46,8 +47,9 @@ def _erase(database: Database, session: Session, post_id: str, actor: str) -> No
     session.execute(delete(ReferenceMatchRow).where(ReferenceMatchRow.post_id == post_id))
     ours = (ExternalItemRow.bank == Bank.POSTS) & (ExternalItemRow.item_id == post_id)
     session.execute(delete(ExternalItemRow).where(ours))  # or a restored backup would keep it
-    session.execute(delete(ViewCountRow).where(ViewCountRow.post_id == post_id))
-    outbox.forget(session, [post_id], outbox.VERDICTS, outbox.MILESTONES)
+    for known in (ViewCountRow, GateJobRow, GateDecisionRow, ReviewRow, OutcomeRow):
+        session.execute(delete(known).where(known.post_id == post_id))
+    outbox.forget(session, [post_id], outbox.VERDICTS, outbox.MILESTONES, outbox.GATE, outbox.REVIEWS)
     dead_letters.forget(session, post_id)
     index_jobs.add(session, "remove", Bank.POSTS, post_id)
     at = leases.now()

@@ -9,12 +9,17 @@ ParakhError
 │   ├── UnderLegalHold       the post is evidence: it is not erased
 │   ├── ReferenceExists      the id of a reference is taken
 │   ├── ClipConflict         this clip of the stream exists with other sound
-│   └── StreamErased         the stream was erased; its id is never taken again
+│   ├── StreamErased         the stream was erased; its id is never taken again
+│   ├── NotJudgedYet         the gate has no scores to decide by
+│   ├── ReviewNotHeld        the review is with another moderator, or with nobody
+│   ├── ReviewDecided        the review has another outcome
+│   └── UndoRefused          the decision can no longer be taken back
 ├── PostNotFound             404
 ├── ReferenceNotFound        404
 ├── HashListNotFound         404
 ├── StreamNotFound           404
 ├── ClipNotFound             404
+├── ReviewNotFound           404
 ├── DeadLetterNotFound       404
 ├── MediaBeingDeleted        503, where waiting for the sweep to finish takes too long
 └── LeaseLost                the job went to another worker; never reaches a client
@@ -74,6 +79,26 @@ class StreamErased(Conflict):
     message = "The stream was erased; its id cannot be used again."
 
 
+class NotJudgedYet(Conflict):
+    code = "not_judged"
+    message = "The post has no verdict yet, and the gate decides by its scores; retry later."
+
+
+class ReviewNotHeld(Conflict):
+    code = "review_not_held"
+    message = "The review is not yours: claim it first."
+
+
+class ReviewDecided(Conflict):
+    code = "review_decided"
+    message = "The review has another outcome already."
+
+
+class UndoRefused(Conflict):
+    code = "undo_refused"
+    message = "The decision can no longer be taken back."
+
+
 class ReferenceNotFound(NotFound):
     code = "reference_not_found"
     message = "There is no such reference."
@@ -97,6 +122,11 @@ class StreamNotFound(NotFound):
 class ClipNotFound(NotFound):
     code = "clip_not_found"
     message = "There is no such clip of the stream."
+
+
+class ReviewNotFound(NotFound):
+    code = "review_not_found"
+    message = "There is no such review."
 
 
 class DeadLetterNotFound(NotFound):

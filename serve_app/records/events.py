@@ -17,6 +17,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from serve_app.events.message import Message
+from serve_app.gate_settings import QueueSettings
 from serve_app.records import dead_letters, judged_posts, leases, outbox
 from serve_app.records.bulk import upsert
 from serve_app.records.engine import Database, is_fault_of_data
@@ -40,8 +41,16 @@ def event_key(event: EventId) -> str:
 
 
 class EventStore:
-    def __init__(self, database: Database, flood: FloodLimit, rule: StreamRule, milestones: Sequence[int]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        flood: FloodLimit,
+        rule: StreamRule,
+        milestones: Sequence[int],
+        queue: QueueSettings,
+    ) -> None:
         self._database, self._flood, self._rule, self._milestones = database, flood, rule, tuple(milestones)
+        self._queue = queue
 
     async def known(self, events: Sequence[EventId]) -> set[EventId]:
         """Those that were worked off: their messages need no work."""
@@ -84,7 +93,7 @@ class EventStore:
         kept: dict[tuple[str, int, int], str],
     ) -> list[Concluded]:
         self._database.lock_all(session, (name for each in conclusions for name in _lock_names(each)))
-        batch = _Batch(self._database, session, self._flood, self._rule, self._milestones, conclusions)
+        batch = _Batch(self._database, session, self._flood, self._rule, self._milestones, self._queue, conclusions)
         outcomes: list[Concluded] = []
         for conclusion in conclusions:
             outcome = batch.add(conclusion)
@@ -120,6 +129,7 @@ class _Batch:
         flood: FloodLimit,
         rule: StreamRule,
         milestones: Sequence[int],
+        queue: QueueSettings,
         conclusions: Sequence[Conclusion],
     ) -> None:
         works = [conclusion.work for conclusion in conclusions]
@@ -133,7 +143,7 @@ class _Batch:
         self._outcomes = _outcomes(session, keys)
         self._consumed: dict[str, dict[str, Any]] = {}
         self._events: list[NewEvent] = []
-        self._posts = PostWriter(database, session, flood, posts, erased, self._events)
+        self._posts = PostWriter(database, session, flood, posts, erased, self._events, queue)
         self._clips = ClipWriter(session, rule, clips, self._events)
         self._counts = ViewWriter(session, milestones, counts, erased, self._events)
 

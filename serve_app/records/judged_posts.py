@@ -12,7 +12,9 @@ from sqlalchemy import select, tuple_
 from sqlalchemy.orm import Session
 
 from deployments.similarity.content import Use
-from serve_app.records import garbage, index_jobs, leases, outbox, post_rows
+from serve_app.gate_settings import QueueSettings
+from serve_app.posts import Post, Verdict
+from serve_app.records import garbage, index_jobs, leases, outbox, post_rows, review_queue
 from serve_app.records.bulk import insert_all
 from serve_app.records.engine import Database
 from serve_app.records.errors import MediaBeingDeleted, RevisionConflict
@@ -43,8 +45,9 @@ class PostWriter:
         posts: Sequence[JudgedPost],
         erased: Collection[str],
         events: list[NewEvent],
+        queue: QueueSettings,
     ) -> None:
-        self._database, self._session, self._flood = database, session, flood
+        self._database, self._session, self._flood, self._queue = database, session, flood, queue
         self._erased, self._events = erased, events
         self._at = leases.now()
         self._fingerprints: dict[Identity, str] = {}
@@ -54,6 +57,7 @@ class PostWriter:
             table: [] for table in (PostRow, JobRow, VerdictRow)
         }
         self._words: list[Word] = []
+        self._judged: list[tuple[Post, Verdict]] = []
         self._garbage: list[str | None] = []
         if posts:
             self._read([judged.submission.post.post_id for judged in posts], {_identity(judged) for judged in posts})
@@ -77,6 +81,7 @@ class PostWriter:
         word = post_rows.index_word(verdict, newest, judged.content, judged.copy_of)
         self._words += [] if word is None else [word]
         post_rows.note_effects(self._database, self._session, self._flood, verdict, submission.media_sha256)
+        self._judged.append((submission.post, verdict))
         return "done"
 
     def flush(self) -> None:
@@ -86,6 +91,7 @@ class PostWriter:
             index_jobs.add_all(self._session, self._words)
         if any(self._garbage):
             garbage.add(self._session, *self._garbage)
+        review_queue.verdicts_stored(self._session, self._queue, self._judged)
 
     def _take(self, judged: JudgedPost, *, is_known: bool) -> None:
         """The post's row, and its job as done. A worker that has it finds the verdict."""

@@ -11,8 +11,9 @@ from sqlalchemy.orm import Session
 
 from deployments.runtime.errors import ParakhError
 from deployments.similarity.content import Content
+from serve_app.gate_settings import QueueSettings
 from serve_app.posts import Verdict
-from serve_app.records import garbage, index_jobs, leases, outbox, post_rows
+from serve_app.records import garbage, index_jobs, leases, outbox, post_rows, review_queue
 from serve_app.records.engine import Database
 from serve_app.records.errors import (
     IdempotencyInProgress,
@@ -27,9 +28,8 @@ from serve_app.records.values import Lease, PostState, Submission, Ticket
 
 
 class PostStore:
-    def __init__(self, database: Database, flood: FloodLimit = FloodLimit()) -> None:  # noqa: B008
-        self._database = database
-        self._flood = flood
+    def __init__(self, database: Database, flood: FloodLimit, queue: QueueSettings) -> None:
+        self._database, self._flood, self._queue = database, flood, queue
 
     async def accept(
         self,
@@ -97,6 +97,7 @@ class PostStore:
                 session.add(VerdictRow(**post_rows.verdict_values(verdict, indexed=content is not None)))
                 outbox.add(session, outbox.judged(verdict))
                 post_rows.note_effects(self._database, session, self._flood, verdict, lease.media_sha256)
+                review_queue.verdicts_stored(session, self._queue, [(lease.post, verdict)])
                 newest = session.scalar(select(func.max(PostRow.revision)).where(PostRow.post_id == post_id))
                 word = post_rows.index_word(verdict, newest, content, copy_of)
                 index_jobs.add_all(session, [] if word is None else [word])

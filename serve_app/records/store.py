@@ -9,7 +9,9 @@ from typing import Self
 from sqlalchemy import text
 
 from deployments.policy.policy import default_policy
+from serve_app.gate_settings import GatingSettings
 from serve_app.records.audit import AuditStore
+from serve_app.records.authors import AuthorStore
 from serve_app.records.dead_letters import DeadLetterStore
 from serve_app.records.duties import DutyStore
 from serve_app.records.engine import open_database
@@ -17,6 +19,7 @@ from serve_app.records.erasure import ErasureStore
 from serve_app.records.events import EventStore
 from serve_app.records.external import ExternalItemStore
 from serve_app.records.garbage import GarbageStore
+from serve_app.records.gate_decisions import GateStore
 from serve_app.records.hash_lists import HashListStore
 from serve_app.records.holds import LegalHoldStore
 from serve_app.records.index_jobs import IndexJobStore
@@ -25,10 +28,13 @@ from serve_app.records.keys import KeyStore
 from serve_app.records.known import KnownStore
 from serve_app.records.migrate import upgrade_database
 from serve_app.records.outbox import OutboxStore
+from serve_app.records.outcomes import DecisionExport
 from serve_app.records.posts import PostStore
+from serve_app.records.recall_estimate import RecallStore
 from serve_app.records.reconciling import ReconcileStore
 from serve_app.records.references import FloodLimit, ReferenceStore
 from serve_app.records.retention import RetentionStore
+from serve_app.records.reviews import ReviewStore
 from serve_app.records.streams import StreamStore
 from serve_app.records.view_counts import MILESTONES
 from serve_app.records.webhooks import WebhookStore
@@ -44,17 +50,18 @@ class Records:
         flood: FloodLimit = FloodLimit(),  # noqa: B008
         rule: StreamRule | None = None,
         milestones: Sequence[int] = MILESTONES,
+        gating: GatingSettings = GatingSettings(),  # noqa: B008
     ) -> None:
         """`rule`: how clips add up to a stream's state, by the default policy where None."""
         rule = rule or StreamRule(default_policy())
         self._database = open_database(url)
         self._starting = asyncio.Lock()
         self._started = False
-        self.posts = PostStore(self._database, flood)
+        self.posts = PostStore(self._database, flood, gating.queue)
         self.jobs = JobStore(self._database)
         self.erasures = ErasureStore(self._database)
         self.garbage = GarbageStore(self._database)
-        self.events = EventStore(self._database, flood, rule, milestones)
+        self.events = EventStore(self._database, flood, rule, milestones, gating.queue)
         self.streams = StreamStore(self._database, rule)
         self.dead_letters = DeadLetterStore(self._database)
         self.webhooks = WebhookStore(self._database)
@@ -69,6 +76,11 @@ class Records:
         self.external = ExternalItemStore(self._database)
         self.reconciling = ReconcileStore(self._database)
         self.retention = RetentionStore(self._database)
+        self.gate = GateStore(self._database, gating.queue, milestones)
+        self.authors = AuthorStore(self._database, gating.history_days)
+        self.reviews = ReviewStore(self._database, gating.queue)
+        self.recall = RecallStore(self._database, milestones)
+        self.decision_table = DecisionExport(self._database)
         self.holds = LegalHoldStore(self._database)
 
     @classmethod

@@ -1,6 +1,6 @@
 """The SQL tables, in the order a post meets them: post -> job -> verdict -> outbox and index job; beside them keys,
 audit, erasure. The tables of similarity search stand in `similarity_tables`, those of the event path and of streams
-in `event_tables`.
+in `event_tables`, those of the review gate in `gate_tables`.
 
 A post's content and a verdict are JSON in text columns (a NUL in a caption is legal JSON and illegal in PostgreSQL's
 text and jsonb); what queries filter on stands in columns of its own. Erasing a post deletes its rows; the tombstone
@@ -57,9 +57,9 @@ class Table(DeclarativeBase):
     type_annotation_map = {datetime: UtcDateTime(), str: Text(), bytes: LargeBinary()}  # noqa: RUF012
 
 
-def partial_index(name: str, *columns: str, where: str) -> Index:
+def partial_index(name: str, *columns: str, where: str, unique: bool = False) -> Index:
     """An index of the rows that fulfil `where`, on both databases."""
-    return Index(name, *columns, postgresql_where=text(where), sqlite_where=text(where))
+    return Index(name, *columns, unique=unique, postgresql_where=text(where), sqlite_where=text(where))
 
 
 _POST_ID = String(128).with_variant(String(128, collation="C"), "postgresql")  # ordered by bytes, as an index orders
@@ -74,6 +74,7 @@ class PostRow(Table):
     """One revision of a post, as accepted."""
 
     __tablename__ = "posts"
+    __table_args__ = (Index("ix_posts_author", "author_id", "created_at", "post_id"),)
     post_id: Mapped[str] = mapped_column(_POST_ID, primary_key=True)
     revision: Mapped[int] = mapped_column(primary_key=True)
     author_id: Mapped[str] = mapped_column(_POST_ID)

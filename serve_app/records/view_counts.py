@@ -1,4 +1,6 @@
-"""How often posts were seen: the highest count stands, and each milestone it passes is told once."""
+"""How often posts were seen: the highest count stands, and each milestone it passes is told once and is for the gate
+to decide.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from serve_app.records import outbox
+from serve_app.records import gate_jobs, outbox
 from serve_app.records.bulk import upsert
 from serve_app.records.event_tables import ViewCountRow
 from serve_app.records.outbox import NewEvent
@@ -34,6 +36,7 @@ class ViewWriter:
         self._highest: dict[str, ViewCount] = {}
         self._passed: dict[str, list[int]] = {}
         self._changed: set[str] = set()
+        self._undecided: list[tuple[ViewCount, int]] = []
         if counts:
             ids = {count.post_id for count in counts}
             for row in session.scalars(select(ViewCountRow).where(ViewCountRow.post_id.in_(ids))):
@@ -53,6 +56,7 @@ class ViewWriter:
             if milestone <= count.views and milestone not in passed:
                 passed.append(milestone)
                 self._events.append(_passed(count, milestone))
+                self._undecided.append((count, milestone))
         return "done"
 
     def flush(self) -> None:
@@ -61,6 +65,7 @@ class ViewWriter:
             statement = upsert(self._session, ViewCountRow)
             moved = {name: statement.excluded[name] for name in ("views", "at", "milestones")}
             self._session.execute(statement.on_conflict_do_update(index_elements=["post_id"], set_=moved), rows)
+        gate_jobs.add(self._session, sorted(self._undecided, key=lambda due: (due[0].post_id, due[1])))
 
     def _values(self, count: ViewCount) -> dict[str, Any]:
         passed = json.dumps(self._passed.get(count.post_id, []))

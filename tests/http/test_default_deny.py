@@ -28,6 +28,11 @@ NEEDS: dict[tuple[str, str], Scope] = {
     ("GET", "/v1/streams/{stream_id}"): "read",
     ("GET", "/v1/streams/{stream_id}/clips"): "read",
     ("DELETE", "/v1/streams/{stream_id}"): "admin",
+    ("POST", "/v1/gate"): "ingest",
+    ("POST", "/v1/reviews:claim"): "review",
+    ("GET", "/v1/reviews/{review_id}"): "review",
+    ("POST", "/v1/reviews/{review_id}/decision"): "review",
+    ("POST", "/v1/reviews/{review_id}/undo"): "review",
     ("POST", "/v1/search"): "read",
     ("POST", "/v1/search:batch"): "read",
     ("GET", "/v1/indexes"): "read",
@@ -56,6 +61,7 @@ IDS = {
     "reference_id": "r1",
     "name": "list-1",
     "stream_id": "s1",
+    "review_id": "v1",
 }
 
 

@@ -32,9 +32,9 @@ async def statements(records: Records, work: Callable[[], Awaitable[Any]]) -> li
 @pytest.mark.parametrize(
     ("works", "most"),
     [
-        ([judged_post(f"p{n}") for n in range(8)], 9),  # locks, events, erasures, posts; five tables
+        ([judged_post(f"p{n}") for n in range(8)], 10),  # locks, events, erasures, posts; five tables; the gate's jobs
         ([judged_clip("s1", n) for n in range(8)], 9),
-        ([views(1000, f"p{n}") for n in range(8)], 7),
+        ([views(1000, f"p{n}") for n in range(8)], 8),
     ],
 )
 async def test_a_batch_of_eight_costs_as_many_statements_as_one(records: Records, works: list[Any], most: int) -> None:

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.orm import Session
 
+from serve_app.gate_settings import QueueSettings
 from serve_app.records import Records, outbox
 from serve_app.records.engine import RecordsUnavailable
 from serve_app.records.errors import MediaBeingDeleted
@@ -211,7 +212,7 @@ class Broken:
 
 async def test_a_crash_before_the_commit_leaves_nothing(records: Records) -> None:
     broken: Any = Broken(records._database)
-    store = EventStore(broken, FloodLimit(), records.events._rule, (1000,))
+    store = EventStore(broken, FloodLimit(), records.events._rule, (1000,), QueueSettings())
     with pytest.raises(RecordsUnavailable):
         await store.conclude(world())
     assert set(map(len, (await rows(records)).values())) == {0}

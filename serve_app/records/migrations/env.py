@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from serve_app.records import event_tables, similarity_tables  # noqa: F401 - their tables belong to the metadata
+from serve_app.records import event_tables, gate_tables, similarity_tables  # noqa: F401 - their tables belong to the metadata
 from serve_app.records.tables import Table
 
 context.configure(
