@@ -15,8 +15,8 @@ LANGUAGES = np.array(["hi", "hi-Latn", "en", "ta", None], dtype=object)
 TYPES = np.array(["video", "image", "text"], dtype=object)
 
 
-def decisions(n: int = 8000, seed: int = 0, second_net: float = 0.3) -> pa.Table:
-    """n posts at 1 000 views, and a part of them again at 2 000."""
+def decisions(n: int = 8000, seed: int = 0, second_net: float = 0.3, known: float = 0.9) -> pa.Table:
+    """n posts at 1 000 views, and a part of them again at 2 000. `known`: share of posts whose author's history is."""
     random = np.random.default_rng(seed)
     authors = random.integers(0, n // 8, n)
     bad_habit = random.normal(-3.2, 1.8, n // 8)[authors]
@@ -24,7 +24,7 @@ def decisions(n: int = 8000, seed: int = 0, second_net: float = 0.3) -> pa.Table
     score = 1 / (1 + np.exp(-random.normal(np.where(outcome, 0.5, -2.0), 1.3)))
     posts = random.poisson(30, n) + 1
     discards = random.binomial(posts, 1 / (1 + np.exp(-bad_habit)))
-    known = random.random(n) < 0.9
+    seen = random.random(n) < known
     created = np.datetime64("2025-01-01T00:00:00", "us") + (np.arange(n) * 600_000_000).astype("timedelta64[us]")
     reached = created + (random.exponential(20, n) * 3_600_000_000).astype("timedelta64[us]")
     columns = {
@@ -38,8 +38,8 @@ def decisions(n: int = 8000, seed: int = 0, second_net: float = 0.3) -> pa.Table
         "views": 1000 + random.integers(0, 50, n),
         "score": score,
         "outcome": outcome,
-        "author_posts": np.where(known, posts, np.nan),
-        "author_discards": np.where(known, discards, np.nan),
+        "author_posts": np.where(seen, posts, np.nan),
+        "author_discards": np.where(seen, discards, np.nan),
         **{name: score / len(UNSAFE) for name in UNSAFE},
     }
     again = np.flatnonzero(random.random(n) < second_net)
@@ -49,8 +49,8 @@ def decisions(n: int = 8000, seed: int = 0, second_net: float = 0.3) -> pa.Table
     return pa.table({name: _array(name, np.concatenate([columns[name], later[name]])) for name in columns})
 
 
-def table(n: int = 8000, seed: int = 0) -> DecisionTable:
-    return from_arrow(decisions(n, seed))
+def table(n: int = 8000, seed: int = 0, known: float = 0.9) -> DecisionTable:
+    return from_arrow(decisions(n, seed, known=known))
 
 
 def _array(name: str, values: np.ndarray) -> pa.Array:

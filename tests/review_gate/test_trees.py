@@ -95,6 +95,18 @@ def test_the_author_matters_and_an_unknown_one_is_no_innocent_one(trees: Trees) 
     assert clean < unknown < bad
 
 
+def test_an_unknown_author_is_no_innocent_one_though_training_knew_them_all() -> None:
+    boosted = boost(judged(6000, known=1.0), TreeSettings(leaf_rows=40))
+    trees = Trees(boosted.text, boosted.levels, boosted.base, boosted.platt, name="t", version="1")
+    histories = [AuthorHistory("ok", 60, 0, 180), NO_HISTORY, AuthorHistory("ok", 60, 30, 180)]
+    clean, unknown, bad = trees.scores(facts_of([post(history=history) for history in histories]))
+    assert clean < unknown < bad
+    fresh, stale = trees.scores(
+        facts_of([post(history=AuthorHistory(status, 60, 30, 180)) for status in ("ok", "stale")])
+    )
+    assert abs(fresh - stale) < 0.1 * fresh
+
+
 def test_the_order_of_a_batch_changes_no_score(table: DecisionTable, trees: Trees) -> None:
     facts, order = facts_of_table(table), np.random.default_rng(1).permutation(len(table))
     np.testing.assert_array_equal(trees.scores(facts.take(order)), trees.scores(facts)[order])
