@@ -126,7 +126,7 @@ def from_arrow(
         if name not in table.column_names:
             raise TableError(f"{source} has no column {name!r}.", param=name)
     if table.num_rows == 0:
-        raise TableError(f"{source} holds no rows.")
+        raise TableError(f"{source}: there are no rows.")
     columns = Columns(table, source)
     latest = np.datetime64(((now or datetime.now(UTC)) + CLOCK_SKEW).astimezone(UTC).replace(tzinfo=None), "us")
     created, reached = columns.times("created_at", latest), columns.times("reached_at", latest)

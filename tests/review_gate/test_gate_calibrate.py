@@ -98,3 +98,9 @@ def test_drift_is_told_by_language(data: Path, tmp_path: Path) -> None:
     said = run("drift", "--data", data, "--calibration", tmp_path / "gate")
     assert "stable" in said
     assert "shifted" not in said
+
+
+def test_without_a_table_the_records_are_asked(tmp_path: Path) -> None:
+    with pytest.raises(TableError, match="the records: there are no rows"):
+        run("calibrate", "--output", tmp_path / "gate", "--data-dir", tmp_path / "data")
+    assert not (tmp_path / "gate").exists()

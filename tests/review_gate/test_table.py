@@ -95,7 +95,7 @@ def test_one_post_may_stand_at_two_milestones() -> None:
 
 
 def test_an_empty_table_and_a_missing_column_are_refused() -> None:
-    with pytest.raises(TableError, match="holds no rows"):
+    with pytest.raises(TableError, match="there are no rows"):
         from_arrow(decisions(SCORES, OUTCOMES).slice(0, 0))
     with pytest.raises(TableError, match="no column 'score'"):
         from_arrow(pa.table({n: v for n, v in columns(SCORES, OUTCOMES).items() if n != "score"}))
