@@ -9,7 +9,7 @@ undone is gone from the next question on. An author of whom nothing but this pos
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, timedelta
 
 from sqlalchemy import ColumnClause, func, literal_column, select
 from sqlalchemy.orm import Session
@@ -34,11 +34,12 @@ class AuthorStore:
         return await self._database.read(lambda session: [self._one(session, ask) for ask in asked])
 
     def _one(self, session: Session, ask: HistoryAsk) -> AuthorHistory:
-        since = ask.as_of - timedelta(days=self._days)
+        as_of = ask.as_of.astimezone(UTC)  # elsewhere 180 days may be an hour more or less
+        since = as_of - timedelta(days=self._days)
         others = (PostRow.author_id == ask.author_id, PostRow.post_id != ask.post_id)
         posts = (
             select(func.count(PostRow.post_id.distinct()))
-            .where(*others, PostRow.created_at >= since, PostRow.created_at < ask.as_of)
+            .where(*others, PostRow.created_at >= since, PostRow.created_at < as_of)
             .scalar_subquery()
         )
         discards = (
@@ -48,13 +49,13 @@ class AuthorStore:
                 OutcomeRow.author_id == ask.author_id,
                 OutcomeRow.post_id != ask.post_id,
                 OutcomeRow.post_created_at >= since,
-                OutcomeRow.post_created_at < ask.as_of,
-                OutcomeRow.decided_at < ask.as_of,
+                OutcomeRow.post_created_at < as_of,
+                OutcomeRow.decided_at < as_of,
             )
             .scalar_subquery()
         )
         known = select(PostRow.post_id).where(*others).exists()
         found = session.execute(select(posts, discards, known)).one()
         if not found[2]:
-            return AuthorHistory("missing", None, None, self._days, ask.as_of)
-        return AuthorHistory("ok", found[0], found[1], self._days, ask.as_of)
+            return AuthorHistory("missing", None, None, self._days, as_of)
+        return AuthorHistory("ok", found[0], found[1], self._days, as_of)

@@ -5,12 +5,15 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from sqlalchemy import select
+
 from deployments.runtime.values import ContentType
 from serve_app.gate_settings import GatingSettings
 from serve_app.gating import FakeGate, Gating
 from serve_app.posts import Post
 from serve_app.records import Records
-from serve_app.records.gate_values import Review
+from serve_app.records.gate_tables import ReviewRow
+from serve_app.records.gate_values import Outcome, Review
 from serve_app.records.values import JudgedPost, Submission, ViewCount
 from tests.records.conclusions import concluded
 from tests.records.conftest import verdict_for
@@ -60,13 +63,12 @@ async def work_off(gating: Gating) -> int:
     return done
 
 
-async def reviewed(records: Records, post_id: str, outcome: str = "discard", by: str = "m1") -> Review:
-    """Claim until it is there, decide it, and let go of nothing else."""
-    for review in await records.reviews.claim(by, 1000):
-        if review.post_id == post_id:
-            category = "hate" if outcome == "discard" else None
-            return await records.reviews.decide(review.review_id, by, outcome, category)  # type: ignore[arg-type]
-    raise AssertionError(f"{post_id} is not in the queue")
+async def reviewed(records: Records, post_id: str, outcome: Outcome = "discard", by: str = "m1") -> Review:
+    """Claim all there is, and decide this one."""
+    await records.reviews.claim(by, 1000)
+    query = select(ReviewRow.review_id).where(ReviewRow.post_id == post_id, ReviewRow.decided_at.is_(None))
+    review_id = await records._database.read(lambda session: session.scalars(query).one())
+    return await records.reviews.decide(review_id, by, outcome, "hate" if outcome == "discard" else None)
 
 
 def days(n: float) -> timedelta:
