@@ -17,6 +17,7 @@ from deployments.clip.settings import ClipSettings
 from deployments.fusion.settings import LOCAL_ARTEFACT, FusionSettings
 from deployments.media.settings import MediaSettings
 from deployments.media.windows import SoundCut
+from deployments.review_gate.settings import GateSettings
 from deployments.runtime.node import NodeSettings
 from deployments.similarity.node_settings import SimilaritySettings
 from deployments.vggish.settings import VggishSettings
@@ -25,6 +26,7 @@ from deployments.xlmr.settings import XlmrSettings
 from serve_app.events.consumer_settings import ConsumerSettings
 from serve_app.events.settings import BrokerSettings
 from serve_app.events.webhook_settings import WebhookSettings
+from serve_app.gate_settings import GatingSettings
 from serve_app.http.settings import HttpSettings
 from serve_app.profiles import PROFILE_NOTES, Profile, apply_profile
 from serve_app.promise import PromiseSettings
@@ -133,6 +135,27 @@ class EventsNode(Frozen):
     )
 
 
+class GateNode(Frozen):
+    node: GateSettings = Field(
+        default_factory=GateSettings,
+        description="Whose thresholds count. With neither tree nor calibration none runs, and all is reviewed.",
+    )
+    milestones: tuple[int, ...] = Field((1000, 2000), min_length=1, description="Views at which a post is decided on.")
+    gating: GatingSettings = Field(default_factory=GatingSettings, description="History, audits, queue, live recall.")
+    replicas: Replicas = Field(default_factory=lambda: Replicas(max_ongoing_requests=16), description="Its processes.")
+
+    @model_validator(mode="after")
+    def _rising(self) -> GateNode:
+        if list(self.milestones) != sorted(set(self.milestones)) or self.milestones[0] < 1:
+            raise ValueError("milestones: must be positive and rise")
+        return self
+
+    @property
+    def served(self) -> bool:
+        """Whether there is something to serve."""
+        return self.node.tree is not None or self.node.calibration is not None
+
+
 class Ingress(Frozen):
     replicas: Replicas = Field(
         default_factory=lambda: Replicas(max_ongoing_requests=64), description="Processes that answer HTTP."
@@ -156,6 +179,7 @@ class AppConfig(Frozen):
     similarity: SimilarityNode = Field(default_factory=SimilarityNode, description="The similarity node.")
     streams: StreamsNode = Field(default_factory=StreamsNode, description="Livestream audio: the wav2vec2 node.")
     events: EventsNode = Field(default_factory=EventsNode, description="The event path: broker and webhooks.")
+    gate: GateNode = Field(default_factory=GateNode, description="The review gate at view-count milestones.")
     retention: RetentionSettings = Field(
         default_factory=RetentionSettings, description="How long the records of events and clips are kept."
     )

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Iterator, Mapping
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -28,7 +28,9 @@ from deployments.fusion.deployment import FusionDeployment
 from deployments.fusion.head import FusionInput, FusionOutput
 from deployments.media.deployment import MediaDeployment
 from deployments.media.windows import SoundCut
-from deployments.runtime.errors import NodeUnavailable, Overloaded, ParakhError
+from deployments.review_gate.deployment import ReviewGateDeployment
+from deployments.review_gate.values import GateDecision, GateInput
+from deployments.runtime.errors import InvalidInput, NodeUnavailable, Overloaded, ParakhError
 from deployments.runtime.values import Embeddings, ModelCard, NodeStatus, SoundBlock, SoundWindow, TextEmbedding
 from deployments.similarity.deployment import SimilarityDeployment
 from deployments.vggish.deployment import VggishDeployment
@@ -73,12 +75,18 @@ def bind_nodes(config: AppConfig) -> dict[str, Application]:
     if config.streams.enabled:
         streams = config.streams
         nodes["wav2vec2"] = scaled(Wav2Vec2Deployment, streams.replicas).bind(streams.encoder, streams.node)
+    if config.gate.served:
+        nodes["review_gate"] = scaled(ReviewGateDeployment, config.gate.replicas).bind(config.gate.node)
     return nodes
 
 
 def node_names(config: AppConfig) -> list[str]:
     """The names that `bind_nodes` gives."""
-    chosen = (("similarity", config.similarity.enabled), ("wav2vec2", config.streams.enabled))
+    chosen = (
+        ("similarity", config.similarity.enabled),
+        ("wav2vec2", config.streams.enabled),
+        ("review_gate", config.gate.served),
+    )
     return ["media", "clip", "vggish", "xlmr", "fusion", *(name for name, enabled in chosen if enabled)]
 
 
@@ -118,6 +126,7 @@ class RayNodes:
         self._vggish = handles["vggish"].options(_by_reference=True)
         self._wav2vec2 = handles["wav2vec2"].options(_by_reference=True) if "wav2vec2" in handles else None
         self.similarity = SimilarityCalls(self._ask_similarity) if "similarity" in handles else None
+        self.gate = RayGate(handles["review_gate"]) if "review_gate" in handles else None
         self._last_success: dict[str, float] = {}
         self._cards: dict[str, ModelCard] = {}
 
@@ -191,6 +200,17 @@ class RayNodes:
         answer = await _translated(call)
         self._last_success[name] = time.monotonic()
         return answer
+
+
+class RayGate:
+    """GateKeeper over a handle."""
+
+    def __init__(self, handle: DeploymentHandle) -> None:
+        self._handle = handle
+
+    async def decide_many(self, posts: Sequence[GateInput]) -> list[GateDecision | InvalidInput]:
+        decisions: list[GateDecision | InvalidInput] = await _translated(self._handle.decide_many.remote(list(posts)))
+        return decisions
 
 
 async def _translated(call: Awaitable[T]) -> T:

@@ -12,6 +12,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.assembly import assemble
 from serve_app.config import AppConfig
 from serve_app.events.path import OutgoingEvents
+from serve_app.gating import ReviewEverything
 from serve_app.graph import RayNodes
 from serve_app.http.app import create_app
 from serve_app.http.services import Services
@@ -54,6 +55,9 @@ class IngressDeployment:
             promise=Promise(config.promise),
             retention=config.retention,
             ages=metrics.ages,
+            gate=self._nodes.gate or ReviewEverything(),
+            gating=config.gate.gating,
+            gate_observer=metrics.gate,
             outgoing=OutgoingEvents(config, parts.records, parts.media_store, metrics),
         )
 

@@ -16,6 +16,7 @@ from deployments.fusion.head import FusionInput, FusionOutput
 from deployments.fusion.node import FusionNode
 from deployments.media.node import MediaNode
 from deployments.media.windows import SoundCut
+from deployments.review_gate.node import GateNode
 from deployments.runtime.errors import ParakhError
 from deployments.runtime.node import EncoderNode
 from deployments.runtime.values import Embeddings, ModelCard, NodeStatus, SoundBlock, SoundWindow, TextEmbedding
@@ -89,6 +90,8 @@ class LocalNodes:
         }
         if self._config.streams.enabled:
             makers["wav2vec2"] = self._wav2vec2
+        if self._config.gate.served:
+            makers["review_gate"] = self._review_gate
         statuses = []
         for name, make in makers.items():
             try:
@@ -122,6 +125,9 @@ class LocalNodes:
         if not c.enabled:
             raise StreamsOff
         return await self._once("wav2vec2", lambda: Wav2Vec2Node(c.encoder, c.node))
+
+    async def _review_gate(self) -> GateNode:
+        return await self._once("review_gate", lambda: GateNode(self._config.gate.node))
 
     async def _fusion(self) -> FusionNode:
         return await self._once("fusion", lambda: FusionNode(self._config.fusion.head))

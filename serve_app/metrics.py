@@ -145,6 +145,38 @@ class WebhookMetrics:
         self._attempts(1, {"endpoint": endpoint, "outcome": "gave_up"})
 
 
+class GateMetrics:
+    """GateObserver."""
+
+    def __init__(self, meter: Meter) -> None:
+        labels = ("milestone", "action", "audit")
+        self._decided = meter.counter("parakh_gate_decisions", "Posts decided on at a milestone.", labels)
+        self._failed = meter.counter("parakh_gate_failures", "Milestones that could not be decided, yet.", ("code",))
+        self._recall = meter.gauge("parakh_gate_recall", "Live recall of the first net.", ("language", "bound"))
+        self._waiting = meter.gauge("parakh_gate_waiting", "Milestones that wait for their decision.")
+        self._oldest = meter.gauge("parakh_gate_oldest_seconds", "Age of the oldest of them.")
+        self._reviews = meter.gauge("parakh_reviews_open", "Reviews that wait for a moderator.")
+        self._overdue = meter.gauge("parakh_reviews_overdue_seconds", "By how much the most urgent one is overdue.")
+
+    def decided(self, milestone: int, action: str, audit: bool) -> None:
+        self._decided(1, {"milestone": str(milestone), "action": action, "audit": str(audit).lower()})
+
+    def failed(self, code: str) -> None:
+        self._failed(1, {"code": code})
+
+    def recall(self, language: str, estimate: float, lower: float, upper: float) -> None:
+        for bound, value in (("estimate", estimate), ("lower", lower), ("upper", upper)):
+            self._recall(value, {"language": language, "bound": bound})
+
+    def waiting(self, jobs: int, oldest_s: float) -> None:
+        self._waiting(jobs, {})
+        self._oldest(oldest_s, {})
+
+    def queue(self, reviews: int, overdue_s: float) -> None:
+        self._reviews(reviews, {})
+        self._overdue(overdue_s, {})
+
+
 class Metrics:
     """All of a process's own; made once, for a name may be registered only once."""
 
@@ -154,3 +186,4 @@ class Metrics:
         self.consumer = ConsumerMetrics(meter, self.ages)
         self.publisher = PublisherMetrics(meter)
         self.webhooks = WebhookMetrics(meter)
+        self.gate = GateMetrics(meter)
