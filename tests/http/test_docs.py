@@ -36,6 +36,7 @@ def test_every_route_has_a_section_with_its_statuses_and_no_section_is_stale(app
 
 # Training, start, backups, the way out of events: what no client meets.
 OFFLINE = (
+    "deployments.review_gate",
     "deployments.fusion",
     "deployments.policy",
     "deployments.similarity.embedded.backup_places",
