@@ -38,7 +38,8 @@ def reviewed(batch: pa.RecordBatch, calibration: Calibration) -> NDArray[np.bool
 
 def replay(path: Path, calibration: Calibration) -> Iterator[tuple[pa.RecordBatch, NDArray[np.bool_]]]:
     """Every batch of a Parquet file with what the calibration would decide on it."""
-    with pa.parquet.ParquetFile(path, read_dictionary=["language", "content_type"]) as file:
+    # With pre_buffer, pyarrow's default, every row group that was read stays in memory until the file is closed.
+    with pa.parquet.ParquetFile(path, read_dictionary=["language", "content_type"], pre_buffer=False) as file:
         for batch in file.iter_batches(BATCH_ROWS, columns=list(COLUMNS)):
             yield batch, reviewed(batch, calibration)
 
