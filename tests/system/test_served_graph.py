@@ -121,7 +121,12 @@ def test_a_livestream_is_heard_clip_by_clip_and_its_state_survives(http: httpx.C
         assert told["clip"]["fallback"] is True
     assert told["stream"]["clips"] == 2
     assert [window["start_s"] for window in told["stream"]["windows"]] == [0, 20]
-    piece = {"start_s": 40, "created_at": datetime.now(UTC).isoformat(), "format": "s16le", "rate": 8000}
+    piece: dict[str, Any] = {
+        "start_s": 40,
+        "created_at": datetime.now(UTC).isoformat(),
+        "format": "s16le",
+        "rate": 8000,
+    }
     answer = http.post("/v1/streams/live-1/audio", params=piece, content=bytes(2 * 8000 * 25))  # resampled, in 2 clips
     assert [clip["start_s"] for clip in answer.raise_for_status().json()["clips"]] == [40, 60]
     assert http.get("/v1/streams/live-1").json()["clips"] == 4
