@@ -150,9 +150,9 @@ class JobWorker:
     def start(self) -> None:
         if self._loop is None and self._settings.concurrency > 0:
             self._loop = asyncio.create_task(self._run(), name="job worker")
-            self._beside = [asyncio.create_task(keep_house(self._services), name="housekeeping")]
+            self._beside = [asyncio.create_task(keep_house(self._services.house), name="housekeeping")]
             if self._services.ages is not None:
-                watching = watch_ages(self._services, self._services.ages)
+                watching = watch_ages(self._services.records.jobs, self._services.ages)
                 self._beside.append(asyncio.create_task(watching, name="age watch"))
             if self._services.index is not None:
                 self._beside.append(asyncio.create_task(keep_reconciled(self._services), name="reconciler"))

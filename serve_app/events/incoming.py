@@ -8,6 +8,7 @@ parakh.views  parakh.post.viewed    data: post_id, views, at
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any, TypeVar
 from pydantic import Field, ValidationError, field_validator
 
 from deployments.runtime.errors import InvalidInput
-from serve_app.events.cloud_events import Envelope, EventRefused, envelope, identity, open_message
+from serve_app.events.cloud_events import Envelope, EventRefused, Raw, envelope, identity, open_message
 from serve_app.events.message import Message
 from serve_app.events.settings import TopicNames
 from serve_app.http.body import decode_base64, decode_data_url, is_data_url, off_loop_if_big
@@ -25,7 +26,7 @@ from serve_app.http.errors import invalid_from
 from serve_app.http.intake import check_shape
 from serve_app.http.submission import MAX_URL_CHARS
 from serve_app.posts import Frozen, Id, MediaSource, Post, moment
-from serve_app.records.values import EventId, Refusal, ViewCount
+from serve_app.records.values import EventId, Refusal, Subject, ViewCount, subject_of
 from serve_app.streams.values import Clip
 
 POST_CREATED = "parakh.post.created"
@@ -63,6 +64,7 @@ class PostViewed:
 class Refused:
     event: EventId | None  # None: not even its name could be read
     refusal: Refusal
+    subject: Subject | None = None  # None: neither its data nor its topic and key tell
 
 
 Incoming = PostCreated | ClipRecorded | PostViewed | Refused
@@ -100,6 +102,7 @@ class EventReader:
     def read_now(self, message: Message) -> Incoming:
         """Never raises on account of the message."""
         event: EventId | None = None
+        raw: Raw | None = None
         try:
             if len(message.value) > self._max_bytes:
                 raise EventRefused("too_large", f"The value is larger than {self._max_bytes} bytes.")
@@ -107,10 +110,18 @@ class EventReader:
             event = identity(raw)
             return self._typed(event, message.topic, envelope(raw))
         except EventRefused as refused:
-            return Refused(event, Refusal(refused.code, refused.reason))
+            return Refused(event, Refusal(refused.code, refused.reason), self._subject(message, raw))
         except InvalidInput as error:
             found = EventRefused("from_the_future" if _FUTURE in str(error) else error.code, str(error))
-            return Refused(event, Refusal(found.code, found.reason))
+            return Refused(event, Refusal(found.code, found.reason), self._subject(message, raw))
+
+    def _subject(self, message: Message, raw: Raw | None) -> Subject | None:
+        """Of a refused message: its letter must be found when the post or stream is erased."""
+        named = None if raw is None else _named(raw)
+        if named is not None or message.topic not in self._topics:
+            return named
+        key = (message.key or b"").decode("utf-8", "replace")
+        return subject_of("stream" if self._topics[message.topic] == CLIP_RECORDED else "post", key)
 
     def _typed(self, event: EventId, topic: str, found: Envelope) -> Incoming:
         expected = self._topics.get(topic)
@@ -173,6 +184,19 @@ class EventReader:
             limit = f"of at most {MAX_URL_CHARS} characters"
             raise EventRefused("invalid_request", f"media_url must be an http or https URL {limit}.")
         return MediaSource(url=url)
+
+
+def _named(raw: Raw) -> Subject | None:
+    """What the data names, however wrong the rest of it is."""
+    data = raw.data
+    if isinstance(data, bytes):
+        try:
+            data = json.loads(data)
+        except (ValueError, RecursionError):
+            data = None
+    fields = data if isinstance(data, dict) else {}
+    post = subject_of("post", fields.get("post_id"))
+    return post or subject_of("stream", fields.get("stream_id") or raw.attributes.get("streamid"))
 
 
 def _object(found: Envelope) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The event path of one process, put together: consumer in, outbox publisher and webhooks out.
+"""The event path of one process, put together: consumer in, outbox publisher and webhooks out, and the housekeeping.
 
 EventPath       all of it: the `events` node of a Serve application, or `parakh consume`
 OutgoingEvents  the way out alone: it runs beside the HTTP server too, so that events leave where nobody consumes
@@ -21,6 +21,7 @@ from serve_app.events.incoming import EventReader
 from serve_app.events.publisher import OutboxPublisher
 from serve_app.events.settings import BrokerSettings
 from serve_app.events.webhooks import Webhooks
+from serve_app.housekeeping import House, keep_house
 from serve_app.media_store import MediaStore
 from serve_app.metrics import Metrics
 from serve_app.nodes import NodeHandles
@@ -104,6 +105,15 @@ class EventPath:
             events.consumer,
             None if metrics is None else metrics.consumer,
         )
+        self._house = House(
+            records=parts.records,
+            media_store=parts.media_store,
+            retention=config.retention,
+            media_retention_s=config.http.media_retention_s,
+            quarantine_window_s=config.similarity.indexing.quarantine_window_s,
+            request_timeout_s=max(config.http.request_timeout_s, events.consumer.attempt_s),
+        )
+        self._keeping: asyncio.Task[None] | None = None
         self._running: asyncio.Task[None] | None = None
 
     @property
@@ -119,6 +129,7 @@ class EventPath:
         """Raises RecordsUnavailable."""
         await self._records.start()
         self._outgoing.start()
+        self._keeping = asyncio.create_task(keep_house(self._house), name="housekeeping")
         self._running = asyncio.create_task(self._consumer.run(), name="consumer")
 
     async def wait(self) -> None:
@@ -133,6 +144,9 @@ class EventPath:
             with contextlib.suppress(asyncio.CancelledError):
                 await asyncio.gather(self._running, return_exceptions=True)
         await self._outgoing.stop()
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.gather(self._keeping, return_exceptions=True)
         await self._records.close()
 
 

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from serve_app.events.handling import Work
-from serve_app.events.incoming import ClipRecorded, Incoming, PostCreated, PostViewed
+from serve_app.events.incoming import ClipRecorded, Incoming, PostCreated, PostViewed, Refused
 from serve_app.events.message import Message
-from serve_app.records.values import Conclusion, JudgedClip, JudgedPost, Refusal
+from serve_app.records.values import Conclusion, JudgedClip, JudgedPost, Refusal, Subject, subject_of
 
 
 @dataclass(eq=False)
@@ -58,7 +58,7 @@ class Item:
 
     def conclusion(self) -> Conclusion:
         assert self.work is not None
-        return Conclusion(self.message, self.event.event, self.work)
+        return Conclusion(self.message, self.event.event, self.work, _subject(self.event))
 
 
 def item_of(message: Message, event: Incoming, *, known: bool) -> Item:
@@ -112,6 +112,18 @@ def _key(event: Incoming) -> tuple[str, str] | None:
             return "views", event.count.post_id
         case _:
             return None
+
+
+def _subject(event: Incoming) -> Subject | None:
+    match event:
+        case PostCreated():
+            return subject_of("post", event.post.post_id)
+        case ClipRecorded():
+            return subject_of("stream", event.clip.stream_id)
+        case PostViewed():
+            return subject_of("post", event.count.post_id)
+        case Refused():
+            return event.subject
 
 
 def _created_at(event: Incoming) -> datetime | None:

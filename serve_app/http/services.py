@@ -10,6 +10,7 @@ from deployments.runtime.values import Embeddings, Modality, NodeStatus, TextEmb
 from deployments.similarity.content import Content
 from serve_app.gate_settings import GatingSettings
 from serve_app.gating import GateKeeper, GateObserver, ReviewEverything
+from serve_app.housekeeping import House
 from serve_app.http.settings import HttpSettings
 from serve_app.judgement import Judgement
 from serve_app.media_store import MediaStore
@@ -117,6 +118,17 @@ class Services:
         if self.index is None:
             raise SimilarityOff
         return self.index
+
+    @property
+    def house(self) -> House:
+        return House(
+            records=self.records,
+            media_store=self.media_store,
+            retention=self.retention,
+            media_retention_s=self.settings.media_retention_s,
+            quarantine_window_s=self.indexing.quarantine_window_s,
+            request_timeout_s=self.settings.request_timeout_s,
+        )
 
     @property
     def model_name(self) -> str:

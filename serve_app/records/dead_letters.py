@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Select, delete, func, select, update
+from sqlalchemy import ColumnElement, delete, func, select, update
 from sqlalchemy.orm import Session
 
 from serve_app.events.message import Message
@@ -25,14 +25,13 @@ from serve_app.records.engine import Database
 from serve_app.records.errors import DeadLetterNotFound
 from serve_app.records.event_tables import DeadLetterRow
 from serve_app.records.tables import OutboxRow
-from serve_app.records.values import DeadLetter, EventId, Refusal
+from serve_app.records.values import DeadLetter, EventId, Refusal, Subject, subject_of
 
 HEADER = "parakh-dead-letter"
 MAX_VALUE_BYTES = 256 * 1024  # of a value in the database: a page of unpublished ones must fit into memory
 MAX_REASON = 4000
 _NAMESPACE = uuid.UUID("5f0f3c0e-6d1c-5d6e-9a57-4b1f6c3f7a10")
 _REPLAY = re.compile(rb"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12});([1-9][0-9]{0,8})")
-_SUBJECT = re.compile(r"[^\s/\x00-\x1f\x7f]{1,128}")
 
 
 def letter_id(message: Message) -> str:
@@ -58,8 +57,16 @@ def clean(text: str, length: int) -> str:
 
 
 def lock_names(message: Message) -> list[tuple[str, str]]:
-    replay = replay_of(message)
-    return [("letter", id_) for id_ in (letter_id(message), replay and replay[0]) if id_]
+    return [("letter", id_) for id_ in _ids(message)]
+
+
+def subjects(message: Message, told: Subject | None) -> list[Subject]:
+    """What the message may be about: where nothing is told, the post and the stream that its key may name."""
+    if told is not None:
+        return [told]
+    key = (message.key or b"").decode("utf-8", "replace")
+    named = subject_of("post", key), subject_of("stream", key)
+    return [subject for subject in named if subject is not None]
 
 
 def bury(
@@ -67,7 +74,7 @@ def bury(
     message: Message,
     event: EventId | None,
     refusal: Refusal,
-    subject: str | None,
+    subjects: Sequence[Subject],
     value_sha256: str | None,
 ) -> tuple[str, int] | None:
     """Joins the caller's transaction, which holds the locks of `lock_names`.
@@ -81,7 +88,7 @@ def bury(
         row = DeadLetterRow(id=letter_id(message), **_content(message, value_sha256))
         session.add(row)
         attempt = 0
-    row.subject = subject or _subject(message)
+    row.subject = _column(subjects)
     row.code, row.reason = clean(refusal.code, 64), clean(refusal.reason, MAX_REASON)
     row.event_source = None if event is None else clean(event.source, MAX_REASON)
     row.event_id = None if event is None else clean(event.id, MAX_REASON)
@@ -97,10 +104,16 @@ def settle(session: Session, message: Message) -> None:
         session.execute(update(DeadLetterRow).where(letter, _waits()).values(replayed_at=leases.now()))
 
 
-def forget(session: Session, subject: str) -> None:
-    """Erasure: what was said about the post or stream and could not be worked off, and its way out."""
-    rows = session.execute(_about(subject)).all()
-    remove(session, [row.id for row in rows], [row.value_sha256 for row in rows])
+def drop(session: Session, message: Message) -> None:
+    """A message about what is erased by now: no letter of it is kept."""
+    ours = DeadLetterRow.id.in_(_ids(message)) & (DeadLetterRow.topic == message.topic)
+    _remove(session, ours)
+
+
+def forget(session: Session, subject: Subject) -> int:
+    """Erasure: what was said about the post or stream and could not be worked off, and its way out. How many went."""
+    names = [f"{subject.kind}:{subject.id}", f"any:{subject.id}"]
+    return _remove(session, DeadLetterRow.subject.in_(names))
 
 
 def remove(session: Session, ids: Sequence[str], digests: Sequence[str | None]) -> None:
@@ -210,15 +223,22 @@ def _content(message: Message, value_sha256: str | None) -> dict[str, Any]:
     }
 
 
-def _subject(message: Message) -> str | None:
-    """The key, where it looks like an id."""
-    key = (message.key or b"").decode("utf-8", "replace")
-    return key if _SUBJECT.fullmatch(key) else None
+def _ids(message: Message) -> list[str]:
+    replay = replay_of(message)
+    return [letter_id(message)] if replay is None else [letter_id(message), replay[0]]
+
+
+def _column(subjects: Sequence[Subject]) -> str | None:
+    if not subjects:
+        return None
+    return f"{subjects[0].kind if len(subjects) == 1 else 'any'}:{subjects[0].id}"
 
 
 def _waits() -> ColumnElement[bool]:
     return DeadLetterRow.replayed_at.is_(None)
 
 
-def _about(subject: str) -> Select[str, str | None]:
-    return select(DeadLetterRow.id, DeadLetterRow.value_sha256).where(DeadLetterRow.subject == subject)
+def _remove(session: Session, which: ColumnElement[bool]) -> int:
+    rows = session.execute(select(DeadLetterRow.id, DeadLetterRow.value_sha256).where(which)).all()
+    remove(session, [row.id for row in rows], [row.value_sha256 for row in rows])
+    return len(rows)

@@ -1,10 +1,15 @@
-"""What only one process may do at a time, such as publishing the outbox: a lease for each duty."""
+"""What only one process may do at a time, such as publishing the outbox: a lease for each duty.
+
+The processes may be on several machines, whose clocks differ: the database's own tells whether a lease is over. (SQLite
+is one machine, and its processes have one clock.)
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 
-from sqlalchemy import delete
+from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from serve_app.records import leases
@@ -19,13 +24,13 @@ class DutyStore:
 
     async def take(self, name: str, token: str, lease_s: float) -> bool:
         """Take the duty, or keep it: False while another token has it. `token`: the process's own, at most 64 long."""
-        at = leases.now()
 
         def held_by_another(session: Session) -> bool:
-            row = session.get(DutyRow, name)
-            return row is not None and row.token != token and row.until > at
+            held = (DutyRow.name == name) & (DutyRow.token != token) & (DutyRow.until > _now(session))
+            return session.scalar(select(DutyRow.name).where(held)) is not None
 
         def work(session: Session) -> bool:
+            at = _now(session)
             values = {"token": token, "until": at + timedelta(seconds=lease_s)}
             free = (DutyRow.token == token) | (DutyRow.until <= at)
             statement = upsert(session, DutyRow).values(name=name, **values)
@@ -40,3 +45,8 @@ class DutyStore:
         """The next may take it at once. Nothing where another has it by now."""
         held = delete(DutyRow).where(DutyRow.name == name, DutyRow.token == token)
         await self._database.write(lambda session: session.execute(held) and None)
+
+
+def _now(session: Session) -> Any:
+    """When the transaction began: a value, or on PostgreSQL an expression."""
+    return func.now() if session.get_bind().dialect.name == "postgresql" else leases.now()

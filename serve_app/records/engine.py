@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
-from sqlalchemy import URL, Connection, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, ExceptionContext, create_engine, event, make_url, text
 from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, OperationalError, StatementError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
@@ -29,6 +29,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Work = Callable[[Session], T]
 BUSY_TIMEOUT_S = 15.0
+CONNECT_TIMEOUT_S = 10.0  # a machine that is gone answers no packet: without it each attempt takes minutes
+COMMAND_TIMEOUT_S = 60.0
+"""Of one statement: longer than any waits for a lock or works here, and shorter than TCP needs to give up a connection
+whose other end is gone (15 min on Linux), during which a consumer would hold its messages and a door its callers."""
 SQLITE_READERS = 4
 LOCK_ORDER = ("event", "letter", "post", "stream", "key", "media", "reference")
 _LOCK_ALL = text(  # the rows of unnest come in the order of the array
@@ -71,13 +75,16 @@ class Database(Protocol):
     async def close(self) -> None: ...
 
 
-def open_database(url: str) -> Database:
-    """ValueError for anything but SQLite files and PostgreSQL. Connects on first use."""
+def open_database(url: str | URL, *, command_timeout_s: float | None = COMMAND_TIMEOUT_S) -> Database:
+    """ValueError for anything but SQLite files and PostgreSQL. Connects on first use.
+
+    `command_timeout_s`: of one statement on PostgreSQL; None: as long as it takes.
+    """
     parsed = database_url(url)
-    return SqliteDatabase(parsed) if parsed.drivername == "sqlite" else PostgresDatabase(parsed)
+    return SqliteDatabase(parsed) if parsed.drivername == "sqlite" else PostgresDatabase(parsed, command_timeout_s)
 
 
-def database_url(url: str) -> URL:
+def database_url(url: str | URL) -> URL:
     """The URL with the driver this project uses, whichever it names."""
     parsed = make_url(url)
     family = parsed.drivername.partition("+")[0]
@@ -132,7 +139,7 @@ class SqliteDatabase:
 
 
 class PostgresDatabase:
-    def __init__(self, url: URL) -> None:
+    def __init__(self, url: URL, command_timeout_s: float | None = COMMAND_TIMEOUT_S) -> None:
         self.url = url
         self._engine = create_async_engine(
             url,
@@ -141,7 +148,9 @@ class PostgresDatabase:
             max_overflow=10,
             pool_timeout=BUSY_TIMEOUT_S,
             hide_parameters=True,  # a failure's text goes into logs; captions do not
+            connect_args={"timeout": CONNECT_TIMEOUT_S, "command_timeout": command_timeout_s},
         )
+        event.listen(self._engine.sync_engine, "handle_error", _give_up_where_it_hangs)
 
     async def read(self, work: Work[T]) -> T:
         return await self.write(work)
@@ -162,6 +171,16 @@ class PostgresDatabase:
 
     async def close(self) -> None:
         await self._engine.dispose()
+
+
+def _give_up_where_it_hangs(context: ExceptionContext) -> None:
+    """A connection that did not answer in time is cut off at once: a rollback or an orderly end would wait as well."""
+    if not isinstance(context.original_exception, TimeoutError) or context.connection is None:
+        return
+    context.is_disconnect = True
+    driver = context.connection.connection.driver_connection
+    if driver is not None:
+        driver.terminate()
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:

@@ -13,6 +13,7 @@ from serve_app.records.event_tables import ViewCountRow
 from serve_app.records.gate_tables import GateDecisionRow, GateJobRow, OutcomeRow, ReviewRow
 from serve_app.records.similarity_tables import ExternalItemRow, ReferenceMatchRow
 from serve_app.records.tables import ErasureRow, IdempotencyRow, JobRow, PostRow, VerdictRow
+from serve_app.records.values import Subject
 
 
 class ErasureStore:
@@ -20,9 +21,9 @@ class ErasureStore:
         self._database = database
 
     async def erase(self, post_id: str, actor: str) -> None:
-        """All revisions, verdicts, jobs and keys of the post, and its place in the index. Idempotent.
+        """All revisions, verdicts, jobs and keys of the post, its place in the index, and dead letters about it.
 
-        Raises PostNotFound, UnderLegalHold.
+        Idempotent. A dead letter alone is enough to erase. Raises PostNotFound, UnderLegalHold.
         """
 
         def work(session: Session) -> bool:
@@ -30,17 +31,18 @@ class ErasureStore:
             if holds.stands(session, post_id):
                 audit.add(session, actor, "post.erase_refused", post_id, reason="legal hold")
                 return False
+            letters = dead_letters.forget(session, Subject("post", post_id))
             if session.get(ErasureRow, post_id) is None:
-                _erase(self._database, session, post_id, actor)
+                _erase(self._database, session, post_id, actor, letters)
             return True
 
         if not await self._database.write(work):  # raised only here, or the line in the audit would be rolled back
             raise UnderLegalHold
 
 
-def _erase(database: Database, session: Session, post_id: str, actor: str) -> None:
+def _erase(database: Database, session: Session, post_id: str, actor: str, letters: int) -> None:
     revisions = session.execute(_revisions(post_id)).all()
-    if not revisions:
+    if not revisions and not letters:
         raise PostNotFound
     for table in (IdempotencyRow, VerdictRow, JobRow, PostRow):
         session.execute(delete(table).where(table.post_id == post_id))
@@ -50,7 +52,6 @@ def _erase(database: Database, session: Session, post_id: str, actor: str) -> No
     for known in (ViewCountRow, GateJobRow, GateDecisionRow, ReviewRow, OutcomeRow):
         session.execute(delete(known).where(known.post_id == post_id))
     outbox.forget(session, [post_id], outbox.VERDICTS, outbox.MILESTONES, outbox.GATE, outbox.REVIEWS)
-    dead_letters.forget(session, post_id)
     index_jobs.add(session, "remove", Bank.POSTS, post_id)
     at = leases.now()
     digests = sorted({row.media_sha256 for row in revisions if row.media_sha256 is not None})

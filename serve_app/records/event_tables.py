@@ -11,6 +11,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from serve_app.records.tables import _DIGEST, _POST_ID, Table, partial_index
 
+SUBJECT = String(136)  # post:ID, stream:ID, or any:ID where only an id is known
 TOPIC = String(255)  # Kafka's longest has 249 characters
 
 
@@ -88,7 +89,7 @@ class DeadLetterRow(Table):
     value: Mapped[bytes | None] = mapped_column(LargeBinary())
     value_sha256: Mapped[str | None] = mapped_column(_DIGEST, index=True)  # in the media store: too large for here
     size: Mapped[int]  # bytes of the value
-    subject: Mapped[str | None] = mapped_column(_POST_ID, index=True)  # the post or stream it is about, as far as told
+    subject: Mapped[str | None] = mapped_column(SUBJECT, index=True)  # what it is about, as far as told
     code: Mapped[str] = mapped_column(String(64))
     reason: Mapped[str]
     event_source: Mapped[str | None] = mapped_column(Text())

@@ -21,13 +21,23 @@ from serve_app.gate_settings import QueueSettings
 from serve_app.records import dead_letters, judged_posts, leases, outbox
 from serve_app.records.bulk import upsert
 from serve_app.records.engine import Database, is_fault_of_data
-from serve_app.records.event_tables import ConsumedEventRow
+from serve_app.records.event_tables import ConsumedEventRow, StreamErasureRow
 from serve_app.records.judged_clips import ClipWriter
 from serve_app.records.judged_posts import PostWriter
 from serve_app.records.outbox import NewEvent
 from serve_app.records.references import FloodLimit
 from serve_app.records.tables import ErasureRow
-from serve_app.records.values import Concluded, Conclusion, EventId, JudgedClip, JudgedPost, Refusal, ViewCount
+from serve_app.records.values import (
+    Concluded,
+    Conclusion,
+    EventId,
+    JudgedClip,
+    JudgedPost,
+    Refusal,
+    Subject,
+    ViewCount,
+    subject_of,
+)
 from serve_app.records.view_counts import ViewWriter
 from serve_app.streams.state import StreamRule
 
@@ -102,7 +112,7 @@ class EventStore:
                 digest = kept.get(message.place)
                 if keep is not None and digest is None and len(message.value) > dead_letters.MAX_VALUE_BYTES:
                     raise _NotKept(message)
-                death = dead_letters.bury(session, message, conclusion.event, outcome, _subject(conclusion), digest)
+                death = dead_letters.bury(session, message, conclusion.event, outcome, _subjects(conclusion), digest)
                 if death is not None:
                     outbox.add_dead_letter(session, *death, outcome.code)
                 outcome = "dead"
@@ -136,10 +146,14 @@ class _Batch:
         posts = [work for work in works if isinstance(work, JudgedPost)]
         clips = [work.result for work in works if isinstance(work, JudgedClip)]
         counts = [work for work in works if isinstance(work, ViewCount)]
+        refused = {subject for each in conclusions if isinstance(each.work, Refusal) for subject in _subjects(each)}
         ids = {post.submission.post.post_id for post in posts} | {count.post_id for count in counts}
+        ids |= {subject.id for subject in refused if subject.kind == "post"}
         keys = [event_key(conclusion.event) for conclusion in conclusions if conclusion.event is not None]
         erased = set(session.scalars(select(ErasureRow.post_id).where(ErasureRow.post_id.in_(ids)))) if ids else set()
         self._session = session
+        self._erased = {subject for subject in refused if subject.kind == "post" and subject.id in erased}
+        self._erased |= _erased_streams(session, refused)
         self._outcomes = _outcomes(session, keys)
         self._consumed: dict[str, dict[str, Any]] = {}
         self._events: list[NewEvent] = []
@@ -152,8 +166,10 @@ class _Batch:
         if key is not None and self._outcomes.get(key, "dead") != "dead":
             dead_letters.settle(self._session, conclusion.message)
             return "duplicate"
-        outcome = self._work(conclusion.work)
-        if not isinstance(outcome, Refusal):
+        outcome = self._work(conclusion)
+        if outcome == "erased":
+            dead_letters.drop(self._session, conclusion.message)
+        elif not isinstance(outcome, Refusal):
             dead_letters.settle(self._session, conclusion.message)
         if key is not None:
             self._note(key, conclusion.message.topic, "dead" if isinstance(outcome, Refusal) else outcome)
@@ -168,16 +184,16 @@ class _Batch:
             moved = {name: statement.excluded[name] for name in ("topic", "outcome", "at")}
             self._session.execute(statement.on_conflict_do_update(index_elements=["key"], set_=moved), rows)
 
-    def _work(self, work: JudgedPost | JudgedClip | ViewCount | Refusal) -> Concluded | Refusal:
-        match work:
-            case JudgedPost():
+    def _work(self, conclusion: Conclusion) -> Concluded | Refusal:
+        match conclusion.work:
+            case JudgedPost() as work:
                 return self._posts.add(work)
-            case JudgedClip():
-                return self._clips.add(work.result)
-            case ViewCount():
-                return self._counts.add(work)
-            case Refusal():
-                return work
+            case JudgedClip(result):
+                return self._clips.add(result)
+            case ViewCount() as count:
+                return self._counts.add(count)
+            case Refusal() as refusal:
+                return refusal if self._erased.isdisjoint(_subjects(conclusion)) else "erased"
 
     def _note(self, key: str, topic: str, outcome: Concluded) -> None:
         self._outcomes[key] = outcome
@@ -192,6 +208,14 @@ def _outcomes(session: Session, keys: Sequence[str] | dict[str, EventId]) -> dic
     return dict(session.execute(query).all())
 
 
+def _erased_streams(session: Session, subjects: set[Subject]) -> set[Subject]:
+    ids = {subject.id for subject in subjects if subject.kind == "stream"}
+    if not ids:
+        return set()
+    query = select(StreamErasureRow.stream_id).where(StreamErasureRow.stream_id.in_(ids))
+    return {Subject("stream", id_) for id_ in session.scalars(query)}
+
+
 def _lock_names(conclusion: Conclusion) -> Iterator[tuple[str, str]]:
     if conclusion.event is not None:
         yield "event", event_key(conclusion.event)
@@ -203,19 +227,29 @@ def _lock_names(conclusion: Conclusion) -> Iterator[tuple[str, str]]:
             yield "stream", result.stream_id
         case ViewCount(post_id):
             yield "post", post_id
+        case Refusal():  # or an erasure that runs beside it would miss its letter
+            for subject in _subjects(conclusion):
+                yield subject.kind, subject.id
 
 
-def _subject(conclusion: Conclusion) -> str | None:
+def _subjects(conclusion: Conclusion) -> list[Subject]:
+    """What the message is about, or may be."""
+    return dead_letters.subjects(conclusion.message, conclusion.subject or _worked_on(conclusion))
+
+
+def _worked_on(conclusion: Conclusion) -> Subject | None:
     match conclusion.work:
         case JudgedPost(submission):
-            return submission.post.post_id
+            return subject_of("post", submission.post.post_id)
         case JudgedClip(result):
-            return result.stream_id
+            return subject_of("stream", result.stream_id)
         case ViewCount(post_id):
-            return post_id
+            return subject_of("post", post_id)
     return None
 
 
 def _unstorable(conclusion: Conclusion, error: Exception) -> Conclusion:
     cause = str(getattr(error, "orig", None) or error).partition("\n")[0][:300]
-    return replace(conclusion, work=Refusal(UNSTORABLE, f"The database cannot hold it: {cause}"))
+    subject = conclusion.subject or _worked_on(conclusion)
+    refusal = Refusal(UNSTORABLE, f"The database cannot hold it: {cause}")
+    return replace(conclusion, work=refusal, subject=subject)

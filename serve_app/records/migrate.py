@@ -10,7 +10,7 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from sqlalchemy import Connection
+from sqlalchemy import URL, Connection
 from sqlalchemy.orm import Session
 
 from serve_app.records.engine import Database, open_database
@@ -25,19 +25,20 @@ def alembic_config(connection: Connection | None = None) -> Config:
     return config
 
 
-async def upgrade(url: str, revision: str = "head") -> None:
-    database = open_database(url)
+async def upgrade(url: str | URL, revision: str = "head") -> None:
+    database = open_database(url, command_timeout_s=None)  # an index over a large table takes what it takes
+
+    def steps(session: Session) -> None:
+        database.lock(session, "schema", "migrations")
+        command.upgrade(alembic_config(session.connection()), revision)
+
     try:
-        await upgrade_database(database, revision)
+        if database.url.drivername == "sqlite" and database.url.database:
+            Path(database.url.database).parent.mkdir(parents=True, exist_ok=True)
+        await database.write(steps)
     finally:
         await database.close()
 
 
 async def upgrade_database(database: Database, revision: str = "head") -> None:
-    def steps(session: Session) -> None:
-        database.lock(session, "schema", "migrations")
-        command.upgrade(alembic_config(session.connection()), revision)
-
-    if database.url.drivername == "sqlite" and database.url.database:
-        Path(database.url.database).parent.mkdir(parents=True, exist_ok=True)
-    await database.write(steps)
+    await upgrade(database.url, revision)

@@ -14,7 +14,7 @@ from serve_app.records.errors import ClipConflict, ClipNotFound, StreamErased, S
 from serve_app.records.event_tables import ClipRow, StreamErasureRow, StreamRow
 from serve_app.records.judged_clips import ClipWriter
 from serve_app.records.outbox import NewEvent
-from serve_app.records.values import Refusal
+from serve_app.records.values import Refusal, Subject
 from serve_app.streams.state import StreamRule
 from serve_app.streams.values import Action, ClipResult, StreamState
 
@@ -92,21 +92,20 @@ class StreamStore:
         return found
 
     async def erase(self, stream_id: str, actor: str) -> None:
-        """Its clips, its state and what was told of them; the tombstone and the line in the audit stay. Idempotent.
-
-        Raises StreamNotFound.
+        """Its clips, its state, what was told of them, and dead letters about it; the tombstone and the line in the
+        audit stay. Idempotent. A dead letter alone is enough to erase. Raises StreamNotFound.
         """
 
         def work(session: Session) -> None:
             self._database.lock(session, "stream", stream_id)
+            letters = dead_letters.forget(session, Subject("stream", stream_id))
             if session.get(StreamErasureRow, stream_id) is not None:
                 return
-            if session.get(StreamRow, stream_id) is None:
+            if session.get(StreamRow, stream_id) is None and not letters:
                 raise StreamNotFound
             session.execute(delete(ClipRow).where(ClipRow.stream_id == stream_id))
             session.execute(delete(StreamRow).where(StreamRow.stream_id == stream_id))
             outbox.forget(session, [stream_id], outbox.STREAMS, outbox.CLIPS)
-            dead_letters.forget(session, stream_id)
             at = leases.now()
             session.add(StreamErasureRow(stream_id=stream_id, erased_at=at))
             told = {"stream_id": stream_id, "erased_at": at.isoformat()}

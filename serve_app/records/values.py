@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,7 @@ from serve_app.events.message import Message
 from serve_app.posts import Post, Verdict
 from serve_app.streams.values import ClipResult
 
+_ID = re.compile(r"[^\s/\x00-\x1f\x7f\ud800-\udfff]{1,128}")  # as `serve_app.posts.Id`
 JobStatus = Literal["pending", "running", "done", "failed"]
 
 
@@ -172,12 +174,27 @@ class Refusal:
 
 
 @dataclass(frozen=True)
+class Subject:
+    """What a message is about: erasing it must reach whatever was kept of the message."""
+
+    kind: Literal["post", "stream"]
+    id: str
+
+
+def subject_of(kind: Literal["post", "stream"], id_: object) -> Subject | None:
+    """None for what is no id of a post or stream: nothing of that name can ever be erased."""
+    return Subject(kind, id_) if isinstance(id_, str) and _ID.fullmatch(id_) else None
+
+
+@dataclass(frozen=True)
 class Conclusion:
-    """What became of one message. `event` is None where it could not be read."""
+    """What became of one message. `event` is None where it could not be read, `subject` where the work names it or
+    nobody could tell."""
 
     message: Message
     event: EventId | None
     work: JudgedPost | JudgedClip | ViewCount | Refusal
+    subject: Subject | None = None
 
 
 Concluded = Literal["done", "duplicate", "erased", "dead"]

@@ -6,8 +6,9 @@ import asyncio
 import base64
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import pytest
@@ -19,6 +20,7 @@ from hypothesis import strategies as st
 
 from serve_app.events.incoming import ClipRecorded, EventReader, Incoming, PostCreated, PostViewed, Refused
 from serve_app.events.message import Message
+from serve_app.records.values import Subject
 
 NOW = datetime(2026, 11, 21, 10, tzinfo=UTC)
 PAST = "2026-01-02T10:00:00Z"
@@ -294,3 +296,30 @@ HEADERS = ["ce_id", "ce-id", "ce_source", "ce_type", "ce_time", "ce_specversion"
 @given(st.dictionaries(st.sampled_from(HEADERS) | st.text(), st.binary()), st.binary())
 def test_any_headers_and_body_are_read_or_refused(headers: dict[str, bytes], body: bytes) -> None:
     read(message("parakh.clips", body, headers))
+
+
+@pytest.mark.parametrize(
+    ("topic", "data", "key", "subject"),
+    [
+        ("parakh.posts", POST | {"caption": 7}, b"some author", Subject("post", "p1")),
+        ("parakh.clips", CLIP, None, Subject("stream", "s1")),  # without its sound
+        ("parakh.posts", {"stream_id": "s1"}, b"p1", Subject("stream", "s1")),
+        ("parakh.posts", {"post_id": 7}, b"p1", Subject("post", "p1")),
+        ("parakh.views", {"post_id": "no id"}, b"p1", Subject("post", "p1")),
+        ("parakh.views", [], b"\xff no id", None),
+        ("unknown", {}, b"p1", None),
+    ],
+)
+def test_a_refused_message_tells_what_it_is_about(
+    topic: str, data: object, key: bytes | None, subject: Subject | None
+) -> None:
+    found = read(replace(event("parakh.views" if topic == "unknown" else topic, data), topic=topic, key=key))
+    assert isinstance(found, Refused)
+    assert found.subject == subject
+
+
+@pytest.mark.parametrize(("topic", "kind"), [("parakh.posts", "post"), ("parakh.clips", "stream")])
+def test_what_cannot_be_opened_is_about_what_its_key_names(topic: str, kind: Literal["post", "stream"]) -> None:
+    found = read(replace(message(topic, b"{"), key=b"x1"))
+    assert isinstance(found, Refused)
+    assert found.subject == Subject(kind, "x1")

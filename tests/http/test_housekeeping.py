@@ -10,6 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from serve_app import housekeeping
 from serve_app.housekeeping import keep_house, note_garbage
 from serve_app.http.app import create_app
 from serve_app.http.fakes import FakeModerator
@@ -41,7 +42,7 @@ def make_old(services: Services) -> None:
 
 
 async def sweep(services: Services) -> None:
-    await note_garbage(services)
+    await note_garbage(services.house)
     await services.records.garbage.sweep(services.media_store.delete)
 
 
@@ -86,8 +87,29 @@ async def test_under_a_new_policy_the_media_must_come_again(
 async def test_it_is_kept_up_beside_the_server(services: Services) -> None:
     await services.media_store.put(b"unused")
     make_old(services)
-    house = asyncio.create_task(keep_house(services))
+    house = asyncio.create_task(keep_house(services.house))
     async with asyncio.timeout(5):
         while await digests(services):
             await asyncio.sleep(0.02)
     house.cancel()
+    await asyncio.gather(house, return_exceptions=True)
+
+
+async def test_one_process_keeps_house_and_another_takes_over(
+    services: Services, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(housekeeping, "SWEEP_S", 0.05)
+    duties = services.records.duties
+    assert await duties.take("housekeeping", "another", 60)
+    unused = await services.media_store.put(b"unused")
+    make_old(services)
+    house = asyncio.create_task(keep_house(services.house))
+    await asyncio.sleep(0.3)
+    assert await digests(services) == {unused}
+    await duties.give_back("housekeeping", "another")
+    async with asyncio.timeout(5):
+        while await digests(services):
+            await asyncio.sleep(0.02)
+    house.cancel()
+    await asyncio.gather(house, return_exceptions=True)
+    assert await duties.take("housekeeping", "another", 60)  # it was given up

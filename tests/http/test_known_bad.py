@@ -69,7 +69,7 @@ async def test_evidence_is_neither_erased_nor_swept(graph: Graph) -> None:
     trail = await graph.services.records.audit.entries("p1")
     assert [entry.action for entry in trail] == ["post.erase_refused", "post.hold"]
     await asyncio.sleep(RETENTION_S + 0.05)
-    await note_garbage(graph.services)
+    await note_garbage(graph.services.house)
     await graph.services.records.garbage.add(sha256)
     await graph.services.records.garbage.sweep(graph.services.media_store.delete)
     assert await graph.services.media_store.get(sha256) == picture(1)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import URL, text
 from sqlalchemy.exc import IntegrityError, ProgrammingError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 
-from serve_app.records import Records
-from serve_app.records.engine import RecordsUnavailable, _as_unavailable, is_fault_of_data
+from serve_app.records import Records, engine
+from serve_app.records.engine import RecordsUnavailable, _as_unavailable, is_fault_of_data, open_database
 from tests.databases import without_schema
 from tests.records.conclusions import concluded, judged_clip, judged_post
 
@@ -85,6 +86,83 @@ async def test_a_server_that_only_reads_is_one_that_does_not_answer(postgres: Re
 
     with pytest.raises(RecordsUnavailable):
         await postgres._database.write(standby)
+
+
+class TestADatabaseThatHangs:
+    async def test_a_statement_without_an_answer_ends_in_time(self, postgres: Records) -> None:
+        hasty = open_database(postgres._database.url, command_timeout_s=0.3)
+        async with asyncio.timeout(10):
+            with pytest.raises(RecordsUnavailable):
+                await hasty.write(lambda session: session.execute(text("SELECT pg_sleep(20)")) and None)
+            await hasty.read(ask)
+        await hasty.close()
+
+    async def test_a_connection_that_fell_silent_is_given_up(
+        self, postgres: Records, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As after a power cut: no packet tells that the other end is gone."""
+        monkeypatch.setattr(engine, "CONNECT_TIMEOUT_S", 0.3)
+        async with Cable(postgres._database.url) as cable:
+            far = open_database(cable.url, command_timeout_s=0.3)
+
+            def cut_off(session: Session) -> None:
+                cable.cut()
+                ask(session)
+
+            await far.read(ask)
+            async with asyncio.timeout(10):
+                for work in (cut_off, ask, ask):
+                    with pytest.raises(RecordsUnavailable):
+                        await far.write(work)
+                cable.mend()
+                await far.read(ask)
+                cable.cut()  # the pooled connection is idle when it happens
+                with pytest.raises(RecordsUnavailable):
+                    await far.read(ask)
+            await far.close()
+
+
+def ask(session: Session) -> None:
+    session.execute(text("SELECT 1"))
+
+
+class Cable:
+    """Between a client and PostgreSQL; `cut`, it takes what it is given and says nothing."""
+
+    def __init__(self, url: URL) -> None:
+        self._to = url
+        self._intact = True
+        self._tasks: list[asyncio.Task[None]] = []
+        self.url = url
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
+        port = self._server.sockets[0].getsockname()[1]
+        self.url = self._to.set(host="127.0.0.1", port=port)
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._server.close()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        self._intact = False
+
+    def mend(self) -> None:
+        self._intact = True
+
+    async def _connected(self, near: asyncio.StreamReader, back: asyncio.StreamWriter) -> None:
+        reader, writer = await asyncio.open_connection(self._to.host, self._to.port)
+        self._tasks += [asyncio.create_task(self._carry(*way)) for way in ((near, writer), (reader, back))]
+
+    async def _carry(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        with contextlib.closing(target):
+            while data := await source.read(65536):
+                if self._intact:
+                    target.write(data)
+                    await target.drain()
 
 
 @pytest.mark.parametrize(

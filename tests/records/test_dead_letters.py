@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from dataclasses import replace
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import update
 
 from serve_app.events.message import Message
 from serve_app.records import Records, dead_letters, outbox
-from serve_app.records.errors import DeadLetterNotFound
+from serve_app.records.errors import DeadLetterNotFound, PostNotFound, StreamNotFound
+from serve_app.records.event_tables import DeadLetterRow
 from serve_app.records.leases import now
-from serve_app.records.values import Conclusion, DeadLetter, EventId, Refusal
+from serve_app.records.values import Conclusion, DeadLetter, EventId, Refusal, Subject
 from tests.records.conclusions import AT, REFUSAL, concluded, judged_clip, judged_post, message, told
 
 OTHER = Refusal("wrong_shape", "A field is missing.")
@@ -129,6 +132,85 @@ async def test_erasure_reaches_what_could_not_be_worked_off(records: Records) ->
     await records.erasures.erase("p1", "a")
     assert [letter.offset for letter in await records.dead_letters.list()] == [3]
     assert [event.topic for event in await told(records)] == [outbox.DEAD_LETTERS, outbox.ERASURES]
+
+
+async def as_an_older_version_left_it(records: Records, offset: int, subject: str) -> None:
+    named = update(DeadLetterRow).where(DeadLetterRow.offset == offset).values(subject=subject)
+    await records._database.write(lambda session: session.execute(named) and None)
+
+
+class TestErasure:
+    async def test_a_refused_event_that_could_be_read_is_found_by_what_it_is_about(self, records: Records) -> None:
+        await records.events.conclude([concluded(judged_post())])
+        failed = concluded(OTHER, "e2", 1, key=b"some author")
+        await bury(records, replace(failed, subject=Subject("post", "p1")))
+        await records.erasures.erase("p1", "a")
+        assert await records.dead_letters.list() == []
+
+    async def test_a_letter_alone_is_enough_to_erase(self, records: Records) -> None:
+        post = Conclusion(message(1), None, REFUSAL, Subject("post", "p1"))
+        stream = Conclusion(message(2), None, REFUSAL, Subject("stream", "s1"))
+        await bury(records, post, stream)
+        await records.erasures.erase("p1", "a")
+        await records.streams.erase("s1", "a")
+        assert await records.dead_letters.list() == []
+        assert [event.topic for event in await told(records)] == [outbox.ERASURES] * 2
+        assert await records.events.conclude([post, stream]) == ["erased", "erased"]
+        with pytest.raises(PostNotFound):
+            await records.erasures.erase("p2", "a")
+        with pytest.raises(StreamNotFound):
+            await records.streams.erase("s2", "a")
+
+    async def test_nothing_is_buried_about_what_is_erased(self, records: Records) -> None:
+        await records.events.conclude([concluded(judged_post()), concluded(judged_clip())])
+        await records.erasures.erase("p1", "a")
+        await records.streams.erase("s1", "a")
+        late = [
+            concluded(OTHER, "e1", 1, key=b"p1"),
+            Conclusion(message(2), None, REFUSAL, Subject("stream", "s1")),
+            Conclusion(message(3), None, REFUSAL, Subject("stream", "s2")),
+        ]
+        assert await records.events.conclude(late) == ["erased", "erased", "dead"]
+        assert [letter.offset for letter in await records.dead_letters.list()] == [3]
+        assert await records.events.conclude(late[:1]) == ["duplicate"]
+
+    async def test_a_replay_about_what_is_erased_takes_its_letter_along(self, records: Records) -> None:
+        await records.events.conclude([concluded(judged_post())])
+        await records.erasures.erase("p1", "a")
+        (letter,) = await bury(records, Conclusion(message(1), None, REFUSAL))  # nobody could tell what it is about
+        again = Conclusion(replayed(letter, 9), None, judged_post())
+        assert await records.events.conclude([again]) == ["erased"]
+        assert await records.dead_letters.list() == []
+
+    async def test_asked_for_again_it_forgets_letters_that_came_before_they_were_refused(
+        self, records: Records
+    ) -> None:
+        await records.events.conclude([concluded(judged_post()), concluded(judged_clip())])
+        await records.erasures.erase("p1", "a")
+        await records.streams.erase("s1", "a")
+        await bury(records, *(Conclusion(message(n), None, REFUSAL) for n in (1, 2)))
+        await as_an_older_version_left_it(records, 1, "post:p1")
+        await as_an_older_version_left_it(records, 2, "stream:s1")
+        await records.erasures.erase("p1", "a")
+        await records.streams.erase("s1", "a")
+        assert await records.dead_letters.list() == []
+
+    async def test_a_post_and_a_stream_of_one_name_are_two(self, records: Records) -> None:
+        longest = "x" * 128
+        await bury(
+            records,
+            Conclusion(message(1), None, REFUSAL, Subject("post", longest)),
+            Conclusion(message(2), None, REFUSAL, Subject("stream", longest)),
+        )
+        await records.erasures.erase(longest, "a")
+        assert [letter.offset for letter in await records.dead_letters.list()] == [2]
+
+    async def test_an_erasure_beside_the_refusal_leaves_no_letter(self, records: Records) -> None:
+        await records.events.conclude([concluded(judged_post())])
+        refused = [concluded(OTHER, f"e{n}", n, key=b"p1") for n in range(20)]
+        burying = [records.events.conclude([each]) for each in refused]
+        await asyncio.gather(*burying[:10], records.erasures.erase("p1", "a"), *burying[10:])
+        assert await records.dead_letters.list() == []
 
 
 async def test_text_that_no_database_takes_is_cleaned(records: Records) -> None:

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
-from serve_app.records import Records, outbox
+import pytest
+
+from serve_app.records import Records, leases, outbox
 from serve_app.records.leases import now
 from tests.records.conclusions import concluded, judged_post, told
 
@@ -84,6 +86,20 @@ class TestDuties:
         assert not await records.duties.take("outbox", "x", 60)
         await records.duties.give_back("outbox", holder)
         assert await records.duties.take("outbox", "x", 60)
+
+    async def test_a_process_whose_clock_is_fast_takes_no_duty_away(
+        self, records: Records, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        if records._database.url.drivername == "sqlite":
+            pytest.skip("one machine, one clock")
+        assert await records.duties.take("outbox", "holder", 60)
+        monkeypatch.setattr(leases, "now", lambda: now() + timedelta(hours=1))
+        assert not await records.duties.take("outbox", "fast", 60)
+        await records.duties.give_back("outbox", "holder")
+        assert await records.duties.take("outbox", "fast", 0.05)
+        monkeypatch.undo()
+        await asyncio.sleep(0.1)
+        assert await records.duties.take("outbox", "another", 60)  # not held for an hour longer
 
     async def test_a_dead_process_loses_its_duty_in_time(self, records: Records) -> None:
         assert await records.duties.take("outbox", "dead", 0.05)

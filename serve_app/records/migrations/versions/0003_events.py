@@ -164,7 +164,7 @@ def _dead_letters() -> None:
         sa.Column("value", sa.LargeBinary(), nullable=True),
         sa.Column("value_sha256", _DIGEST, nullable=True),
         sa.Column("size", sa.Integer(), nullable=False),
-        sa.Column("subject", _ID, nullable=True),
+        sa.Column("subject", sa.String(length=136), nullable=True),
         sa.Column("code", sa.String(length=64), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("event_source", sa.Text(), nullable=True),
