@@ -16,6 +16,7 @@ from typing import Protocol
 from deployments.runtime.errors import (
     DeadlineExceeded,
     FetchFailed,
+    LanguageModelUnavailable,
     ModelError,
     NodeUnavailable,
     Overloaded,
@@ -30,7 +31,7 @@ from serve_app.records.values import Concluded, Conclusion, EventId, Refusal
 
 log = logging.getLogger(__name__)
 _INFRASTRUCTURE = (NodeUnavailable, Overloaded, ModelError)  # no fault of the message: it waits as long as it takes
-_MAY_PASS = (FetchFailed, DeadlineExceeded)
+_MAY_PASS = (FetchFailed, DeadlineExceeded, LanguageModelUnavailable)
 
 
 class Handler(Protocol):

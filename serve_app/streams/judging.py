@@ -53,6 +53,7 @@ class ClipJudge:
             UnsupportedMedia, UndecodableMedia, TooLarge: what the media node says of the bytes.
             UrlRefused, FetchFailed: of a URL.
             NodeUnavailable, Overloaded, ModelError: the graph's state; DeadlineExceeded: `deadline_s` passed.
+            LanguageModelUnavailable: the clip's language's.
         """
         try:
             async with asyncio.timeout(deadline_s):

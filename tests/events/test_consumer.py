@@ -11,7 +11,13 @@ from typing import Any
 
 import pytest
 
-from deployments.runtime.errors import DeadlineExceeded, FetchFailed, NodeUnavailable, UndecodableMedia
+from deployments.runtime.errors import (
+    DeadlineExceeded,
+    FetchFailed,
+    LanguageModelUnavailable,
+    NodeUnavailable,
+    UndecodableMedia,
+)
 from serve_app.events import consumer as consumer_module
 from serve_app.events.brokers.base import BrokerUnavailable, OutRecord
 from serve_app.events.brokers.fake import FakeBroker, FakeSource
@@ -227,6 +233,7 @@ async def test_waiting_for_a_node_costs_an_event_none_of_its_attempts() -> None:
     ("error", "code", "attempts"),
     [
         (FetchFailed("The server said 404."), "fetch_failed", FAST.max_attempts),
+        (LanguageModelUnavailable("The model of hi."), "language_model_unavailable", FAST.max_attempts),
         (UndecodableMedia("Nothing decodes."), "undecodable_media", 1),
         (RuntimeError("a secret of the inside"), "internal_error", FAST.max_attempts),
     ],
