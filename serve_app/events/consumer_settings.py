@@ -24,7 +24,7 @@ class ConsumerSettings(BaseModel):
         5,
         ge=1,
         description="Attempts at a message that fails by itself, before it is a dead letter. A node that is "
-        "down fails nobody: such a message waits.",
+        "down fails nobody: such a message waits, as it does where `attempt_s` passes and no other is worked off.",
     )
     retry_base_s: float = Field(
         0.5, gt=0, description="Pause before the second attempt; doubles with each further one."

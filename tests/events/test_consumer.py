@@ -314,6 +314,53 @@ async def test_waiting_for_a_node_costs_an_event_none_of_its_attempts() -> None:
     assert store.rows == {"p1": ViewCount("p1", 1, AT)}
 
 
+def view(number: int) -> OutRecord:
+    fields = {"post_id": f"v{number}", "views": 1, "at": AT.isoformat()}
+    return OutRecord("parakh.views", b"v", event("parakh.post.viewed", 10**6 + number, fields))
+
+
+async def test_a_graph_that_hangs_costs_no_event_its_attempts() -> None:
+    """Views need no graph: that they go on says nothing of it."""
+    hangs = True
+
+    async def deadline_passes(name: str) -> None:
+        if name[0] == "p" and hangs:
+            await asyncio.sleep(0.01)
+            raise DeadlineExceeded
+
+    broker, store, handler = FakeBroker(TOPICS), MemoryStore(), Handler(deadline_passes)
+    await send(broker, *(post(n) for n in range(4)))
+    async with consuming(broker, handler, store):
+        for number in range(20):
+            await send(broker, view(number))
+            await asyncio.sleep(0.02)
+        await until(lambda: all(handler.seen.count(f"p{n}") > FAST.max_attempts for n in range(4)))
+        assert sorted({name[0] for name in store.rows}) == ["v"]
+        hangs = False
+        await until(lambda: len(store.rows) == 24)
+    assert not [work for work in store.rows.values() if isinstance(work, Refusal)]
+
+
+async def test_an_event_whose_deadline_passes_while_others_go_on_becomes_a_refusal() -> None:
+    async def first_hangs(name: str) -> None:
+        if name == "p0":
+            await asyncio.sleep(0.03)
+            raise DeadlineExceeded
+
+    broker, store, handler = FakeBroker(TOPICS), MemoryStore(), Handler(first_hangs)
+    await send(broker, post(0))
+    async with consuming(broker, handler, store):
+        async with asyncio.timeout(5):
+            number = 0
+            while not any(isinstance(work, Refusal) for work in store.rows.values()):
+                number += 1
+                await send(broker, post(number))
+                await asyncio.sleep(0.005)
+    (refusal,) = [work for work in store.rows.values() if isinstance(work, Refusal)]
+    assert refusal.code == "deadline_exceeded"
+    assert handler.seen.count("p0") >= FAST.max_attempts
+
+
 @pytest.mark.parametrize(
     ("error", "code", "attempts"),
     [
