@@ -49,5 +49,10 @@ def assemble(
         records=records,
         media_store=open_media_store(config.media_store_url),
         pipeline=Pipeline(nodes, policy, lookup),
-        clips=ClipJudge(nodes, policy, config.streams.cut) if config.streams.enabled else None,
+        clips=_clip_judge(config, nodes, policy) if config.streams.enabled else None,
     )
+
+
+def _clip_judge(config: AppConfig, nodes: NodeHandles, policy: Policy) -> ClipJudge:
+    max_clip_s, max_sound_s = config.streams.encoder.max_clip_s, config.media.settings.max_stream_sound_s
+    return ClipJudge(nodes, policy, config.streams.cut, max_clip_s=max_clip_s, max_sound_s=max_sound_s)

@@ -134,6 +134,15 @@ class EventsNode(Frozen):
         description="Processes that consume; partitions of the topics are shared among them.",
     )
 
+    @model_validator(mode="after")
+    def _ends_in_time(self) -> EventsNode:
+        if self.broker.kind != "off" and self.consumer.drain_s + 5 > self.replicas.graceful_shutdown_timeout_s:
+            raise ValueError(
+                "consumer.drain_s: at least 5 s less than replicas.graceful_shutdown_timeout_s, so that what was "
+                "worked off can leave"
+            )
+        return self
+
 
 class GateNode(Frozen):
     node: GateSettings = Field(

@@ -18,10 +18,10 @@ from rich.text import Text
 from deployments.runtime.errors import InvalidInput, NodeUnavailable
 from serve_app.config import AppConfig
 from serve_app.config_file import ConfigOption, DataDirOption, load_config
-from serve_app.events.brokers import BrokerUnavailable, OutRecord, open_producer
+from serve_app.events.brokers import open_producer
+from serve_app.events.replay import Choice, Replay
 from serve_app.key_commands import opened_records
 from serve_app.media_store import open_media_store
-from serve_app.records.dead_letters import replay_headers
 from serve_app.records.values import DeadLetter
 
 app = typer.Typer(no_args_is_help=True, help="Events: dead letters, and their replay.")
@@ -150,7 +150,7 @@ def replay(
     config: ConfigOption = None,
     data_dir: DataDirOption = None,
 ) -> None:
-    """Send dead letters to their topic again, as they came. One that is dead again keeps its id."""
+    """Send dead letters to their topic again, as they came, oldest first. One that is dead again keeps its id."""
     settings = load_config(config, data_dir)
     if not (ids or code or topic or since_h or every):
         raise InvalidInput("Say which letters: ids, --code, --topic, --since-h or --all.")
@@ -173,29 +173,17 @@ async def _letters(
 async def _replay(
     config: AppConfig, ids: list[str], code: str | None, topic: str | None, since_h: float | None, dry_run: bool
 ) -> tuple[int, int]:
-    """How many were sent, and how many could not be. Page by page: a page that was marked is not read again."""
+    """How many were sent, and how many could not be."""
     since = None if since_h is None else datetime.now(UTC) - timedelta(hours=since_h)
-    sent = failed = 0
+    choice = Choice(ids, code, topic, since)
     async with opened_records(config) as records:
+        replay = Replay(records.dead_letters, lambda id_, reason: console.print(Text(f"{id_}: {reason}")))
         if dry_run:
-            chosen = [await records.dead_letters.get(id_) for id_ in ids] or await records.dead_letters.list(
-                code=code, topic=topic, since=since, replayed=False, limit=10**6
-            )
-            return len(chosen), 0
-        async with _producing(config) as producer:
-            while True:
-                page = [await records.dead_letters.get(id_) for id_ in ids] or await records.dead_letters.list(
-                    code=code, topic=topic, since=since, replayed=False, limit=PAGE
-                )
-                results = await producer.publish([await _record(config, letter) for letter in page])
-                away = next((error for error in results if isinstance(error, BrokerUnavailable)), None)
-                gone = [letter for letter, error in zip(page, results, strict=True) if error is None]
-                await records.dead_letters.mark_replayed(gone)
-                sent, failed = sent + len(gone), failed + len(page) - len(gone)
-                if away is not None:
-                    raise away
-                if ids or len(page) < PAGE or not gone:
-                    return sent, failed
+            await replay.count(choice)
+        else:
+            async with _producing(config) as producer:
+                await replay.send(choice, producer, open_media_store(config.media_store_url))
+    return replay.sent, replay.failed
 
 
 @asynccontextmanager
@@ -206,14 +194,6 @@ async def _producing(config: AppConfig) -> AsyncIterator[Any]:
         yield producer
     finally:
         await producer.close()
-
-
-async def _record(config: AppConfig, letter: DeadLetter) -> OutRecord:
-    value = letter.value
-    if value is None:
-        value = await open_media_store(config.media_store_url).get(letter.value_sha256 or "")
-    id_ = f"{letter.id};{letter.attempts + 1}"  # another one each time: a broker that drops duplicates must take it
-    return OutRecord(letter.topic, letter.key, value, replay_headers(letter), id_)
 
 
 def _shown(letter: DeadLetter) -> dict[str, object]:

@@ -153,8 +153,8 @@ class RayNodes:
     async def encode_joint_text(self, text: str) -> TextEmbedding:
         return await self._answer("clip", self._handles["clip"].encode_joint_text.remote(text))
 
-    async def decode_sound(self, data: bytes, cut: SoundCut | None) -> list[SoundWindow]:
-        return await self._answer("media", self._media.decode_sound_shared.remote(data, cut))
+    async def decode_sound(self, data: bytes, cut: SoundCut | None, max_s: float | None = None) -> list[SoundWindow]:
+        return await self._answer("media", self._media.decode_sound_shared.remote(data, cut, max_s))
 
     async def classify_sound(self, sound: Any, language: str | None) -> ClipScores:
         if self._wav2vec2 is None:

@@ -66,8 +66,8 @@ class LocalNodes:
     async def encode_joint_text(self, text: str) -> TextEmbedding:
         return await (await self._clip()).encode_joint_text(text)
 
-    async def decode_sound(self, data: bytes, cut: SoundCut | None) -> list[SoundWindow]:
-        return await (await self._media()).decode_sound(data, cut)
+    async def decode_sound(self, data: bytes, cut: SoundCut | None, max_s: float | None = None) -> list[SoundWindow]:
+        return await (await self._media()).decode_sound(data, cut, max_s)
 
     async def classify_sound(self, sound: Any, language: str | None) -> ClipScores:
         return await (await self._wav2vec2()).classify(Clip(sound, language))

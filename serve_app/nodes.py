@@ -53,8 +53,8 @@ class NodeHandles(Protocol):
         """Text in the visual encoder's joint space. Raises NotFound where the profile has none."""
         ...
 
-    async def decode_sound(self, data: bytes, cut: SoundCut | None) -> list[SoundWindow]:
-        """A livestream's sound, whole or cut. Their `sound` is what `classify_sound` takes."""
+    async def decode_sound(self, data: bytes, cut: SoundCut | None, max_s: float | None = None) -> list[SoundWindow]:
+        """A livestream's sound, whole (InvalidInput beyond `max_s`) or cut. `classify_sound` takes their `sound`."""
         ...
 
     async def classify_sound(self, sound: Any, language: str | None) -> ClipScores:

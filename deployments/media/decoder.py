@@ -47,8 +47,8 @@ class MediaDecoder:
         for _ in range(settings.decode_workers):
             self._children.put(self._spawn())
 
-    def decode(self, data: bytes, use: Use = "post") -> DecodedMedia:
-        """Of a stream's file only the sound is of use, and it is heard whole.
+    def decode(self, data: bytes, use: Use = "post", max_s: float | None = None) -> DecodedMedia:
+        """Of a stream's file only the sound is of use, and it is heard whole; hardly more than `max_s` of it.
 
         Raises TooLarge, UnsupportedMedia, or UndecodableMedia where nothing of the media can be judged.
         """
@@ -64,7 +64,7 @@ class MediaDecoder:
                 raise NodeUnavailable("The media decoder is shut down.")
             if not child.alive:
                 child = self._started()
-            return child.decode(data, use, self._rooms[use], self._settings.decode_wall_s)
+            return child.decode(data, {"use": use, "max_s": max_s}, self._rooms[use], self._settings.decode_wall_s)
         finally:
             self._children.put(self._fit_for_more(child))
 
@@ -134,10 +134,10 @@ class _Child:
     def pid(self) -> int:
         return self._process.pid
 
-    def decode(self, data: bytes, use: Use, room: int, wall_s: float) -> DecodedMedia:
+    def decode(self, data: bytes, asked: dict[str, object], room: int, wall_s: float) -> DecodedMedia:
         try:
             self._await_ready()
-            return self._job(data, use, room, wall_s)
+            return self._job(data, asked, room, wall_s)
         except TimeoutError:
             self.kill()
             raise UndecodableMedia(f"Decoding was stopped: it took longer than {wall_s:g} s.") from None
@@ -154,7 +154,7 @@ class _Child:
             raise NodeUnavailable("The media decoder could not start.") from error
         self._ready = True
 
-    def _job(self, data: bytes, use: Use, room: int, wall_s: float) -> DecodedMedia:
+    def _job(self, data: bytes, asked: dict[str, object], room: int, wall_s: float) -> DecodedMedia:
         self.jobs += 1
         source, target = wire.anonymous_file("media"), wire.anonymous_file("decoded")
         try:
@@ -162,7 +162,7 @@ class _Child:
             wire.fix_size(target, room)
             deadline = time.monotonic() + wall_s
             self._channel.settimeout(wall_s)
-            wire.send(self._channel, {"size": len(data), "room": room, "use": use}, (source, target))
+            wire.send(self._channel, {"size": len(data), "room": room, **asked}, (source, target))
             answer, _ = wire.receive(self._channel, deadline=deadline)
             if "log" in answer:
                 _log.error("decoding raised an unforeseen exception: %s", answer["log"])

@@ -29,7 +29,9 @@ class MediaDeployment(MediaNode):
     async def fetch_and_decode_shared(self, url: str) -> tuple[DecodedMedia, Any, Any]:
         return await self.decode_shared(await self.fetch(url))
 
-    async def decode_sound_shared(self, data: bytes, cut: SoundCut | None) -> list[SoundWindow]:
+    async def decode_sound_shared(
+        self, data: bytes, cut: SoundCut | None, max_s: float | None = None
+    ) -> list[SoundWindow]:
         """The windows' samples as references."""
-        windows = await self.decode_sound(data, cut)
+        windows = await self.decode_sound(data, cut, max_s)
         return [dataclasses.replace(window, sound=ray.put(window.sound)) for window in windows]

@@ -18,7 +18,7 @@ from deployments.media.settings import MediaSettings
 from deployments.media.windows import SoundCut, cut_windows, sound_window
 from deployments.runtime.errors import InvalidInput, TooLarge, UndecodableMedia
 from deployments.runtime.health import Health
-from deployments.runtime.values import DecodedMedia, FrameSpec, NodeStatus, SoundWindow, Status
+from deployments.runtime.values import SAMPLE_RATE_HZ, DecodedMedia, FrameSpec, NodeStatus, SoundWindow, Status
 
 
 class MediaNode:
@@ -40,13 +40,15 @@ class MediaNode:
         """Raises UnsupportedMedia, TooLarge or UndecodableMedia."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data)
 
-    async def decode_sound(self, data: bytes, cut: SoundCut | None = None) -> list[SoundWindow]:
-        """The sound of a stream's file, whole, or cut into windows.
+    async def decode_sound(
+        self, data: bytes, cut: SoundCut | None = None, max_s: float | None = None
+    ) -> list[SoundWindow]:
+        """The sound of a stream's file, whole, or cut into windows. `max_s`: of one clip; longer is InvalidInput.
 
         Raises UnsupportedMedia, TooLarge, or UndecodableMedia where there is no sound.
         """
-        decoded = await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data, "stream")
-        return await asyncio.to_thread(_windows, decoded, cut, self._max_stream_sound_s)
+        decoded = await asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data, "stream", max_s)
+        return await asyncio.to_thread(_windows, decoded, cut, self._max_stream_sound_s, max_s)
 
     async def fetch(self, url: str) -> bytes:
         """Raises UrlRefused, FetchFailed or TooLarge."""
@@ -66,11 +68,11 @@ class MediaNode:
         now = time.monotonic()
         return now - min(tuple(self._running.values()), default=now)
 
-    def _decode(self, data: bytes, use: Use = "post") -> DecodedMedia:
+    def _decode(self, data: bytes, use: Use = "post", max_s: float | None = None) -> DecodedMedia:
         job = object()
         self._running[job] = time.monotonic()
         try:
-            decoded = self._decoder.decode(data, use)
+            decoded = self._decoder.decode(data, use, max_s)
         except InvalidInput:  # refused, or the end of its child: the file's doing, and no news of the node
             raise
         except Exception as error:
@@ -88,9 +90,11 @@ def _one_pixel() -> bytes:
     return buffer.getvalue()
 
 
-def _windows(decoded: DecodedMedia, cut: SoundCut | None, max_sound_s: float) -> list[SoundWindow]:
+def _windows(decoded: DecodedMedia, cut: SoundCut | None, max_sound_s: float, max_s: float | None) -> list[SoundWindow]:
     if decoded.sound is None or not len(decoded.sound):
         raise UndecodableMedia(decoded.audio.reason or "The file holds no sound.")
+    if max_s is not None and (len(decoded.sound_blocks) > 1 or decoded.sound.size > max_s * SAMPLE_RATE_HZ):
+        raise InvalidInput(f"The clip is longer than {max_s:g} s.")
     if len(decoded.sound_blocks) > 1 or (decoded.audio.status is Status.PARTIAL and _longer(decoded, max_sound_s)):
         raise TooLarge(f"The sound is longer than {max_sound_s:g} s; send it in shorter pieces.")
     if cut is None:

@@ -57,6 +57,12 @@ class MediaSettings(BaseModel):
     fetch_deadline_s: float = Field(20.0, gt=0, description="Total time of one fetch, redirects included.")
     max_redirects: int = Field(3, ge=0, description="Redirects followed, each checked like the first URL.")
 
-    def for_streams(self) -> MediaSettings:
-        """The same limits for a file of which only the sound counts, and all of it."""
-        return self.model_copy(update={"max_sound_s": self.max_stream_sound_s, "max_frames": 1, "signatures": False})
+    def for_streams(self, max_s: float | None = None) -> MediaSettings:
+        """The same limits for a file of which only the sound counts, and all of it: `max_s` where it is one clip.
+
+        A little more than that is heard, and two blocks at least, so that what is too long shows as such.
+        """
+        sound_s = self.max_stream_sound_s
+        if max_s is not None:
+            sound_s = min(sound_s, max(max_s + 1.0, 2 * BLOCK_S))
+        return self.model_copy(update={"max_sound_s": sound_s, "max_frames": 1, "signatures": False})

@@ -60,7 +60,7 @@ def _answer(
     job: dict[str, Any], descriptors: list[int], settings: MediaSettings, spec: FrameSpec, decode: Decode
 ) -> dict[str, Any]:
     source, target = descriptors
-    asked = settings.for_streams() if job.get("use") == "stream" else settings
+    asked = settings.for_streams(job.get("max_s")) if job.get("use") == "stream" else settings
     try:
         with mmap.mmap(source, int(job["size"]), prot=mmap.PROT_READ) if job["size"] else memoryview(b"") as data:
             media = decode(bytes(data), asked, spec)

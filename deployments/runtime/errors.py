@@ -13,6 +13,7 @@
     ├── Overloaded            429  queues are full; carries retry_after_s
     ├── NodeUnavailable       503  a node has no healthy replica
     │   └── StuckBatch        503  its oldest running batch is too old
+    ├── LanguageModelUnavailable 503  one language's model cannot be loaded; the others can
     ├── DeadlineExceeded      504  the application's own deadline passed
     └── ModelError                 at load time: never reaches a client
         ├── MissingWeights         names the file and the command that mends it
@@ -110,6 +111,13 @@ class NodeUnavailable(ParakhError):
 
 class StuckBatch(NodeUnavailable):
     message = "A batch has been running for too long."
+
+
+class LanguageModelUnavailable(ParakhError):
+    """No ModelError and no NodeUnavailable: nobody of another language needs to wait for it."""
+
+    status, type, code = 503, "server_error", "language_model_unavailable"
+    message = "The model of this language cannot be loaded."
 
 
 class DeadlineExceeded(ParakhError):

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from deployments.runtime.errors import InvalidInput, NodeUnavailable
+from deployments.runtime.errors import InvalidInput, NodeUnavailable, ParakhError
 from deployments.runtime.values import SAMPLE_RATE_HZ, ModelCard
 from deployments.wav2vec2.agreement import Agreement
 from deployments.wav2vec2.checkpoint import Checkpoint, open_checkpoint
@@ -122,14 +122,17 @@ class Wav2Vec2Classifier:
         return [self._scores(clip, found, duration_s) for clip, found in zip(clips, rows, strict=True)]
 
     def _scores(self, clip: Clip, rows: Rows, duration_s: float) -> ClipScores | Exception:
-        """Sound that overflows the model is its sender's fault; whatever else gives no number is the model's."""
+        """Sound that overflows the model is its sender's fault; whatever else gives no number is the server's.
+
+        That is told of this clip alone: NodeUnavailable would have it tried for ever, in front of all others.
+        """
         route = self._router(clip.language)
         checkpoint, head = self._ready()[route.model_language]
         logits = head(rows)
         if not np.isfinite(logits).all():
             if np.abs(clip.samples).max() > _LOUDEST:
                 return InvalidInput("The clip's sound is far outside -1..1.")
-            return NodeUnavailable("The model gave a number that is not finite.")
+            return ParakhError("The model gave a number that is not finite for this clip.")
         probabilities = softmax(logits)
         return ClipScores(
             probabilities=checkpoint.label_map(probabilities),

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from deployments.runtime.batcher import BatchObserver
-from deployments.runtime.errors import DeadlineExceeded
+from deployments.runtime.errors import DeadlineExceeded, LanguageModelUnavailable
 from deployments.runtime.health import Health
 from deployments.runtime.node import EncoderNode, NodeSettings
 from deployments.wav2vec2.classifier import LanguageModel
@@ -28,6 +29,7 @@ from deployments.wav2vec2.values import Clip, ClipScores
 if TYPE_CHECKING:
     from deployments.wav2vec2.voice import Speech, VoiceGate
 
+log = logging.getLogger(__name__)
 _LOADERS = 2  # threads that load models: one language that waits for room leaves another one's load alone
 
 
@@ -41,6 +43,8 @@ class Wav2Vec2Node(EncoderNode[Clip, ClipScores]):
         self._loaders = ThreadPoolExecutor(_LOADERS, thread_name_prefix="load")
         self._gate = ThreadPoolExecutor(1, thread_name_prefix="voice")
         self._loading: dict[str, asyncio.Lock] = {}
+        self._failed: dict[str, float] = {}  # language of a model -> when its load failed; set by the threads
+        self._retry_load_after_s = settings.retry_load_after_s
         super().__init__("wav2vec2", self._classifier, node, observer)
         self._health = Health(
             "wav2vec2", probe=self._probe, running_s=self._oldest_running_s, stuck_after_s=node.stuck_after_s
@@ -51,7 +55,7 @@ class Wav2Vec2Node(EncoderNode[Clip, ClipScores]):
 
         Raises:
             InvalidInput: the clip is no finite float32 mono sound at 16 kHz of an acceptable length; says which.
-            ModelError: its language's model cannot be loaded.
+            LanguageModelUnavailable: its language's model cannot be loaded.
             DeadlineExceeded: `timeout_s` passed before the clip's turn came.
             Overloaded, NodeUnavailable: as MicroBatcher.submit.
         """
@@ -123,17 +127,39 @@ class Wav2Vec2Node(EncoderNode[Clip, ClipScores]):
 
     async def _load(self, language: str | None, timeout_s: float | None) -> Callable[[], None]:
         """One thread loads a language's model, however many clips wait for it."""
-        lock = self._loading.setdefault(self._classifier.route(language).model_language, asyncio.Lock())
+        own = self._classifier.route(language).model_language
+        lock = self._loading.setdefault(own, asyncio.Lock())
         async with lock:
             release = self._classifier.hold_resident(language)  # another clip may have loaded it meanwhile
             if release is not None:
                 return release
-            held = self._loaders.submit(self._classifier.hold, language, timeout_s)
+            if time.monotonic() - self._failed.get(own, float("-inf")) < self._retry_load_after_s:
+                raise _unavailable(own)
+            held = self._loaders.submit(self._hold, own, timeout_s)
             try:
                 return await asyncio.wrap_future(held)
             except asyncio.CancelledError:
                 held.add_done_callback(_give_back)  # nobody will use what the thread is about to hold
                 raise
+
+    def _hold(self, language: str, timeout_s: float | None) -> Callable[[], None]:
+        """In a loader's thread: a failure is remembered, whether or not its caller still waits."""
+        try:
+            release = self._classifier.hold(language, timeout_s)
+        except DeadlineExceeded:
+            raise
+        except Exception as error:
+            log.exception("the model of the language %s cannot be loaded", language)
+            self._failed[language] = time.monotonic()
+            raise _unavailable(language) from error
+        self._failed.pop(language, None)
+        return release
+
+
+def _unavailable(language: str) -> LanguageModelUnavailable:
+    return LanguageModelUnavailable(
+        f"The model of the language {language} cannot be loaded; the server's log says why."
+    )
 
 
 def _give_back(held: Future[Callable[[], None]]) -> None:

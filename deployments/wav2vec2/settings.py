@@ -67,6 +67,12 @@ class Wav2Vec2Settings(DeviceSettings):
         description="fitting: at start load models, default first, until the memory is full; default: only that one. "
         "The others load at their first clip.",
     )
+    retry_load_after_s: float = Field(
+        300.0,
+        ge=0,
+        description="After a language's model could not be loaded, its clips are refused for so long without another "
+        "look: a load makes room first, and the models that leave for it are good ones.",
+    )
     max_clip_s: float = Field(20.5, gt=0, description="Longer clips are refused.")
     voice_gate: Literal["off", "on"] = Field(
         "off", description="on: clips with too little speech (Silero VAD) are skipped, without probabilities."

@@ -1,7 +1,8 @@
 """How often it is tried: to work an event off, and to store what came of it.
 
 What is down is waited for, as long as it takes. What a message brings about itself is tried `max_attempts` times and
-then a refusal, so that nothing stands still for one message.
+then a refusal, so that nothing stands still for one message. A deadline that passes is the message's own doing only
+where others of its kind were worked off meanwhile: a graph that hangs must not cost good messages their attempts.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -16,6 +18,7 @@ from typing import Protocol
 from deployments.runtime.errors import (
     DeadlineExceeded,
     FetchFailed,
+    LanguageModelUnavailable,
     ModelError,
     NodeUnavailable,
     Overloaded,
@@ -30,7 +33,7 @@ from serve_app.records.values import Concluded, Conclusion, EventId, Refusal
 
 log = logging.getLogger(__name__)
 _INFRASTRUCTURE = (NodeUnavailable, Overloaded, ModelError)  # no fault of the message: it waits as long as it takes
-_MAY_PASS = (FetchFailed, DeadlineExceeded)
+_MAY_PASS = (FetchFailed, DeadlineExceeded, LanguageModelUnavailable)
 
 
 class Handler(Protocol):
@@ -49,17 +52,25 @@ class Attempts:
         self._store = store
         self._settings = settings
         self._observer = observer
+        self._worked_off: Counter[type[Incoming]] = Counter()  # by kind, since the start
 
     async def work(self, message: Message, event: Incoming) -> Work:
         """What is stored of the event; a Refusal where nothing else ever will be."""
         waits = failures = 0
         while True:
+            others = self._worked_off[type(event)]
             try:
-                return await self._handler.work(event, self._settings.attempt_s)
+                work = await self._handler.work(event, self._settings.attempt_s)
+                self._worked_off[type(event)] += 1
+                return work
             except _INFRASTRUCTURE as error:  # costs the message none of its attempts
                 waits += 1
                 await self._pause(waits, error)
             except ParakhError as error:
+                if isinstance(error, DeadlineExceeded) and self._worked_off[type(event)] == others:
+                    waits += 1
+                    await self._pause(waits, error)
+                    continue
                 failures += 1
                 if failures >= self._settings.max_attempts or not _may_pass(error):
                     return Refusal(error.code, str(error))

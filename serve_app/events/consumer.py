@@ -14,6 +14,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -54,6 +55,8 @@ class Consumer:
         self._observer = observer or NoObserver()
         self._attempts = Attempts(handler, store, settings, self._observer)
         self._window = Window()
+        self._ahead: deque[Message] = deque()  # taken together with others, for which there is no room yet
+        self._largest = 1  # bytes of the largest message of the last look
         self._stored: list[Message] = []  # what the broker may forget
         self._news = asyncio.Event()  # something finished or was stored
         self._ready = asyncio.Event()  # something finished
@@ -100,13 +103,16 @@ class Consumer:
         self._observe()
         await self._tell_done()
         self._drop_lost()
-        free = self._settings.max_in_flight - len(self._window)
-        if free <= 0:
+        if fitting := self._fitting():
+            await self._begin(fitting)
+            return
+        free = self._free()
+        if self._ahead or free <= 0:
             await self._wait_for_news(self._settings.wait_s)
             return
         wait_s = min(0.05, self._settings.wait_s) if self._window else self._settings.wait_s
         try:
-            messages = await self._source.take(min(self._settings.max_batch, free), wait_s)
+            messages = await self._source.take(free, wait_s)
         except BrokerUnavailable as error:
             log.warning("the broker does not answer: %s", error)
             await self._wait_for_news(jittered(self._settings.retry_base_s))
@@ -114,7 +120,26 @@ class Consumer:
             return
         self._silent_since = None
         if messages:
-            await self._begin(messages)
+            self._largest = max(1, *(len(message.value) for message in messages))
+            self._ahead.extend(messages)
+            await self._begin(self._fitting())
+
+    def _free(self) -> int:
+        """How many messages may be taken: how large they are shows only then, so the last ones are a measure."""
+        room = (self._settings.max_in_flight_bytes - self._window.bytes) // self._largest
+        by_bytes = room if self._window else max(1, room)
+        return min(self._settings.max_batch, self._settings.max_in_flight - len(self._window), by_bytes)
+
+    def _fitting(self) -> list[Message]:
+        """The first of those ahead for which there is room. One that is larger than all room goes alone."""
+        fitting: list[Message] = []
+        total = self._window.bytes
+        while self._ahead:
+            total += len(self._ahead[0].value)
+            if total > self._settings.max_in_flight_bytes and (self._window or fitting):
+                break
+            fitting.append(self._ahead.popleft())
+        return fitting
 
     async def _start_anew_where_silent(self) -> None:
         now = time.monotonic()
@@ -133,10 +158,10 @@ class Consumer:
             if item.known:
                 self._finished()
             else:
-                item.task = asyncio.create_task(self._work(item))
+                item.task = asyncio.create_task(self._work(item, event))
 
-    async def _work(self, item: Item) -> None:
-        item.work = await self._attempts.work(item.message, item.event)
+    async def _work(self, item: Item, event: Incoming) -> None:
+        item.work = await self._attempts.work(item.message, event)
         self._finished()
 
     async def _write(self) -> None:
@@ -164,7 +189,7 @@ class Consumer:
         while True:
             await asyncio.sleep(self._source.keep_every_s)
             try:
-                await self._source.keep([item.message for item in self._window])
+                await self._source.keep(self._taken())
             except Exception:  # the edge of the task: without it the broker gives the messages to others
                 log.exception("the broker could not be told that messages are in work")
 
@@ -177,6 +202,8 @@ class Consumer:
         """Messages that went to another member of the group and are still in work here are its business now."""
         waiting = [item for item in self._window if not item.writing]
         lost = {id(message) for message in self._source.lost([item.message for item in waiting])}
+        for message in self._source.lost(list(self._ahead)):
+            self._ahead.remove(message)
         for item in waiting:
             if id(item.message) in lost:
                 self._window.remove(item)
@@ -204,8 +231,12 @@ class Consumer:
             task.cancel()
         await asyncio.gather(*tasks, keeper, writer, return_exceptions=True)
         await self._tell_done()
-        await self._source.release([item.message for item in self._window])
+        await self._source.release(self._taken())
         await self._source.close()
+
+    def _taken(self) -> list[Message]:
+        """From the broker, and not stored yet."""
+        return [*(item.message for item in self._window), *self._ahead]
 
     async def _wait_for_news(self, timeout_s: float) -> None:
         self._news.clear()

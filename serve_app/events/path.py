@@ -7,7 +7,6 @@ OutgoingEvents  the way out alone: it runs beside the HTTP server too, so that e
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections.abc import Sequence
 
@@ -32,6 +31,9 @@ from serve_app.records.values import Concluded, Conclusion, JudgedPost
 log = logging.getLogger(__name__)
 _OUTGOING = (outbox.VERDICTS, outbox.ERASURES, outbox.REFERENCES, outbox.CLIPS, outbox.STREAMS, outbox.MILESTONES)
 _TOPICS_AGAIN_S = 5.0
+OUTGOING_S = 10.0
+"""For what has been stored to leave, once nothing more comes."""
+_LEAVE_S = 2.0  # for brokers and the database to be told, before and after
 
 
 class OutgoingEvents:
@@ -71,11 +73,18 @@ class OutgoingEvents:
     def wake(self) -> None:
         self._publisher.wake()
 
-    async def stop(self) -> None:
+    async def stop(self, within_s: float = OUTGOING_S) -> None:
+        """Both ways out end together: most of the time is for what is on its way, the rest to take leave."""
         if self._creating is not None:
             self._creating.cancel()
-        await self._publisher.stop()
-        await self._webhooks.stop()
+        ways = [asyncio.create_task(way.stop(drain_s=0.7 * within_s)) for way in (self._publisher, self._webhooks)]
+        await asyncio.wait(ways, timeout=within_s)
+        for way in ways:
+            if not way.done():
+                log.warning("a way out did not end within %.0f s; what is left is for the next process", within_s)
+                way.cancel()
+            elif error := way.exception():
+                log.error("a way out ended badly", exc_info=error)
 
 
 class EventPath:
@@ -115,6 +124,9 @@ class EventPath:
         )
         self._keeping: asyncio.Task[None] | None = None
         self._running: asyncio.Task[None] | None = None
+        self._drain_s = events.consumer.drain_s
+        left_s = events.replicas.graceful_shutdown_timeout_s - self._drain_s - 2 * _LEAVE_S
+        self._outgoing_s = min(OUTGOING_S, max(1.0, left_s))
 
     @property
     def in_flight(self) -> int:
@@ -135,18 +147,28 @@ class EventPath:
     async def wait(self) -> None:
         """Until the consumer ends. Raises what ended it."""
         assert self._running is not None
-        await self._running
+        await asyncio.wait({self._running})
+        if not self._running.cancelled():  # by `stop`, where it took too long
+            self._running.result()
 
     async def stop(self) -> None:
-        """Drains: what is in work is finished within `drain_s` and published; the rest goes back to the broker."""
+        """Drains: what is in work is finished within `drain_s` and published; the rest goes back to the broker.
+
+        Ends before Serve loses patience: a broker that does not answer is taken leave of beside the rest.
+        """
         self._consumer.stop()
-        if self._running is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.gather(self._running, return_exceptions=True)
-        await self._outgoing.stop()
+        running = self._running
+        if running is not None:
+            await asyncio.wait({running}, timeout=self._drain_s + _LEAVE_S / 2)
+        await self._outgoing.stop(self._outgoing_s)
+        if running is not None:
+            await asyncio.wait({running}, timeout=_LEAVE_S / 2)
+            if not running.done():
+                running.cancel()
+                await asyncio.wait({running}, timeout=_LEAVE_S / 2)
         if self._keeping is not None:
             self._keeping.cancel()
-            await asyncio.gather(self._keeping, return_exceptions=True)
+            await asyncio.wait({self._keeping}, timeout=_LEAVE_S / 2)
         await self._records.close()
 
 

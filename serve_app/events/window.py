@@ -6,20 +6,28 @@ import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal
 
 from serve_app.events.handling import Work
 from serve_app.events.incoming import ClipRecorded, Incoming, PostCreated, PostViewed, Refused
 from serve_app.events.message import Message
-from serve_app.records.values import Conclusion, JudgedClip, JudgedPost, Refusal, Subject, subject_of
+from serve_app.records.values import Conclusion, EventId, JudgedClip, JudgedPost, Refusal, Subject, subject_of
+
+Kind = Literal["post", "clip", "views", "refusal"]
 
 
 @dataclass(eq=False)
 class Item:
-    """One message on its way. `work` None while it is being worked off; `known`: stored before."""
+    """One message on its way. `work` None while it is being worked off; `known`: stored before.
+
+    What was read from the message, media and all, is not kept here: only whoever works it off needs it.
+    """
 
     message: Message
-    event: Incoming
+    event: EventId | None
+    of: Kind
     key: tuple[str, str] | None
+    subject: Subject | None  # whom it is about, where that could be read
     created_at: datetime | None
     known: bool = False
     work: Work | None = None
@@ -31,19 +39,9 @@ class Item:
         return self.known or self.work is not None
 
     @property
-    def kind(self) -> str:
-        """post, clip, views or refusal."""
-        if isinstance(self.work, Refusal):
-            return "refusal"
-        match self.event:
-            case PostCreated():
-                return "post"
-            case ClipRecorded():
-                return "clip"
-            case PostViewed():
-                return "views"
-            case _:
-                return "refusal"
+    def kind(self) -> Kind:
+        """What became of it."""
+        return "refusal" if isinstance(self.work, Refusal) else self.of
 
     @property
     def age_s(self) -> float | None:
@@ -58,16 +56,17 @@ class Item:
 
     def conclusion(self) -> Conclusion:
         assert self.work is not None
-        return Conclusion(self.message, self.event.event, self.work, _subject(self.event))
+        return Conclusion(self.message, self.event, self.work, self.subject)
 
 
 def item_of(message: Message, event: Incoming, *, known: bool) -> Item:
-    return Item(message, event, _key(event), _created_at(event), known=known)
+    return Item(message, event.event, _kind(event), _key(event), _subject(event), _created_at(event), known=known)
 
 
 class Window:
     def __init__(self) -> None:
         self._items: dict[Item, None] = {}
+        self.bytes = 0  # of the messages
 
     def __len__(self) -> int:
         return len(self._items)
@@ -77,9 +76,12 @@ class Window:
 
     def add(self, item: Item) -> None:
         self._items[item] = None
+        self.bytes += len(item.message.value)
 
     def remove(self, item: Item) -> None:
-        self._items.pop(item, None)
+        if item in self._items:
+            del self._items[item]
+            self.bytes -= len(item.message.value)
 
     def storable(self, limit: int) -> list[Item]:
         """Finished ones, in order; none that an earlier one of its key must precede."""
@@ -100,6 +102,18 @@ class Window:
         now = datetime.now(UTC)
         ages = [(now - item.created_at).total_seconds() for item in self._items if item.created_at]
         return max(ages, default=None)
+
+
+def _kind(event: Incoming) -> Kind:
+    match event:
+        case PostCreated():
+            return "post"
+        case ClipRecorded():
+            return "clip"
+        case PostViewed():
+            return "views"
+        case _:
+            return "refusal"
 
 
 def _key(event: Incoming) -> tuple[str, str] | None:

@@ -149,6 +149,20 @@ class DeadLetterStore:
         query = select(DeadLetterRow).where(*wanted).order_by(DeadLetterRow.at.desc(), DeadLetterRow.id).limit(limit)
         return await self._database.read(lambda session: [letter_of(row) for row in session.scalars(query)])
 
+    async def waiting_after(
+        self, last: DeadLetter | None, *, code: str | None, topic: str | None, since: datetime | None, limit: int
+    ) -> Sequence[DeadLetter]:
+        """Not replayed yet, oldest first; those that follow `last`."""
+        where = DeadLetterRow
+        given = ((where.code, code), (where.topic, topic))
+        wanted = [_waits(), *(column == value for column, value in given if value is not None)]
+        if since is not None:
+            wanted.append(where.at >= since)
+        if last is not None:
+            wanted.append((where.at > last.at) | ((where.at == last.at) & (where.id > last.id)))
+        query = select(where).where(*wanted).order_by(where.at, where.id).limit(limit)
+        return await self._database.read(lambda session: [letter_of(row) for row in session.scalars(query)])
+
     async def get(self, id_: str) -> DeadLetter:
         """Raises DeadLetterNotFound."""
 

@@ -14,8 +14,8 @@ from typing import Any, Protocol, TypeVar
 
 from deployments.media.windows import SoundCut, cut_windows, sound_window
 from deployments.policy.policy import Policy
-from deployments.runtime.errors import DeadlineExceeded, InvalidInput, NodeUnavailable
-from deployments.runtime.values import SoundWindow
+from deployments.runtime.errors import DeadlineExceeded, InvalidInput, NodeUnavailable, TooLarge
+from deployments.runtime.values import SAMPLE_RATE_HZ, SoundWindow
 from deployments.wav2vec2.values import ClipScores
 from serve_app.posts import MediaSource, ModelReport
 from serve_app.streams.pcm import Pcm, Samples, as_wav, read_pcm, read_wav
@@ -29,7 +29,9 @@ class ClipNodes(Protocol):
 
     async def fetch(self, url: str) -> bytes: ...
 
-    async def decode_sound(self, data: bytes, cut: SoundCut | None) -> list[SoundWindow]: ...
+    async def decode_sound(
+        self, data: bytes, cut: SoundCut | None, max_s: float | None = None
+    ) -> list[SoundWindow]: ...
 
     async def classify_sound(self, sound: Any, language: str | None) -> ClipScores: ...
 
@@ -37,11 +39,24 @@ class ClipNodes(Protocol):
 class ClipJudge:
     """The moderator of livestreams, behind every door."""
 
-    def __init__(self, nodes: ClipNodes, policy: Policy, cut: SoundCut) -> None:
-        """`cut`: how sound of any length becomes clips."""
+    def __init__(
+        self,
+        nodes: ClipNodes,
+        policy: Policy,
+        cut: SoundCut,
+        *,
+        max_clip_s: float | None = None,
+        max_sound_s: float | None = None,
+    ) -> None:
+        """`cut`: how sound of any length becomes clips.
+
+        max_clip_s, max_sound_s: longest single clip, and longest piece, that is read at all; None: the nodes' business.
+        """
         self._nodes = nodes
         self._policy = policy
         self._cut = cut
+        self._max_clip_s = max_clip_s
+        self._max_sound_s = max_sound_s
 
     async def judge(
         self, clip: Clip, sound: MediaSource, *, pcm: Pcm | None = None, deadline_s: float | None = None
@@ -53,6 +68,7 @@ class ClipJudge:
             UnsupportedMedia, UndecodableMedia, TooLarge: what the media node says of the bytes.
             UrlRefused, FetchFailed: of a URL.
             NodeUnavailable, Overloaded, ModelError: the graph's state; DeadlineExceeded: `deadline_s` passed.
+            LanguageModelUnavailable: the clip's language's.
         """
         try:
             async with asyncio.timeout(deadline_s):
@@ -83,13 +99,24 @@ class ClipJudge:
         data = source.data if source.url is None else await _retried(lambda: self._nodes.fetch(source.url or ""))
         if not data:
             raise InvalidInput("The clip has no sound: it is empty.")
+        if pcm is not None:
+            self._check_length(len(data) / (pcm.frame_bytes * pcm.rate_hz), cut)
         samples = await _off_loop(data, pcm)
         if samples is None:
             container = data if pcm is None else as_wav(data, pcm)
-            return await _retried(lambda: self._nodes.decode_sound(container, cut))
+            max_s = self._max_clip_s if cut is None else None
+            return await _retried(lambda: self._nodes.decode_sound(container, cut, max_s))
+        self._check_length(len(samples) / SAMPLE_RATE_HZ, cut)
         if cut is None:
             return [await asyncio.to_thread(sound_window, samples)]
         return await asyncio.to_thread(cut_windows, samples, cut.window_s, cut.overlap_s)
+
+    def _check_length(self, seconds: float, cut: SoundCut | None) -> None:
+        """As the media node says it of what it decodes."""
+        if cut is None and self._max_clip_s is not None and seconds > self._max_clip_s:
+            raise InvalidInput(f"The clip is longer than {self._max_clip_s:g} s.")
+        if self._max_sound_s is not None and seconds > self._max_sound_s:
+            raise TooLarge(f"The sound is longer than {self._max_sound_s:g} s; send it in shorter pieces.")
 
 
 def _clip_of(piece: Clip, window: SoundWindow, end_s: float) -> Clip:

@@ -70,7 +70,12 @@ def read_wav(data: bytes) -> Samples | None:
     found = _wav_parts(data)
     if found is None:
         return None
-    pcm, body = found
+    fmt, body = found
+    if _tag_and_bits(fmt) == (_FLOAT, 64):
+        _check_doubles(body)
+    pcm = _wav_format(fmt)
+    if pcm is None:
+        return None
     return read_pcm(body[: len(body) // pcm.frame_bytes * pcm.frame_bytes], pcm)
 
 
@@ -85,29 +90,40 @@ def as_wav(data: bytes, pcm: Pcm) -> bytes:
     return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
 
 
-def _wav_parts(data: bytes) -> tuple[Pcm, bytes] | None:
-    """The format and the body of the first `data` chunk (RIFF, "Multimedia Programming Interface", 1991)."""
+def _wav_parts(data: bytes) -> tuple[bytes, bytes] | None:
+    """The `fmt ` chunk and the body of the first `data` chunk (RIFF, "Multimedia Programming Interface", 1991)."""
     if data[:4] != b"RIFF" or data[8:12] != b"WAVE":
         return None
-    at, pcm = 12, None
+    at, fmt = 12, b""
     while at + 8 <= len(data):
         name, size = data[at : at + 4], int.from_bytes(data[at + 4 : at + 8], "little")
         body = at + 8
         if name == b"fmt ":
-            pcm = _wav_format(data[body : body + size])
+            fmt = data[body : body + size]
         if name == b"data":
-            return None if pcm is None else (pcm, data[body : body + size])  # a size too large is that of a pipe
+            return (fmt, data[body : body + size]) if len(fmt) >= 16 else None  # a size too large is that of a pipe
         at = body + size + size % 2
     return None
 
 
 def _wav_format(fmt: bytes) -> Pcm | None:
-    if len(fmt) < 16:
-        return None
-    tag, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", fmt)
-    if tag == _EXTENSIBLE and len(fmt) >= 26:
-        tag = int.from_bytes(fmt[24:26], "little")
-    kind: PcmFormat | None = {(_PCM, 16): "s16le", (_FLOAT, 32): "f32le"}.get((tag, bits))  # type: ignore[assignment]
+    _, channels, rate = struct.unpack_from("<HHI", fmt)
+    kind: PcmFormat | None = {(_PCM, 16): "s16le", (_FLOAT, 32): "f32le"}.get(_tag_and_bits(fmt))  # type: ignore[assignment]
     if kind is None or not MIN_RATE_HZ <= rate <= MAX_RATE_HZ or not 1 <= channels <= 8:
         return None
     return Pcm(kind, rate, channels)
+
+
+def _tag_and_bits(fmt: bytes) -> tuple[int, int]:
+    tag, _, _, _, _, bits = struct.unpack_from("<HHIIHH", fmt)
+    if tag == _EXTENSIBLE and len(fmt) >= 26:
+        tag = int.from_bytes(fmt[24:26], "little")
+    return tag, bits
+
+
+def _check_doubles(body: bytes) -> None:
+    """Finite as the float32 that they become, too. The media node would make silence of the others."""
+    with np.errstate(over="ignore"):
+        samples = np.frombuffer(body, "<f8", len(body) // 8).astype(np.float32)
+    if not np.isfinite(samples).all():
+        raise InvalidInput("The clip holds samples that are not finite numbers.")

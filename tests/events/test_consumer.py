@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import weakref
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -11,7 +13,13 @@ from typing import Any
 
 import pytest
 
-from deployments.runtime.errors import DeadlineExceeded, FetchFailed, NodeUnavailable, UndecodableMedia
+from deployments.runtime.errors import (
+    DeadlineExceeded,
+    FetchFailed,
+    LanguageModelUnavailable,
+    NodeUnavailable,
+    UndecodableMedia,
+)
 from serve_app.events import consumer as consumer_module
 from serve_app.events.brokers.base import BrokerUnavailable, OutRecord
 from serve_app.events.brokers.fake import FakeBroker, FakeSource
@@ -188,6 +196,89 @@ async def test_no_more_than_the_window_is_in_work() -> None:
     assert handler.most_at_once == 5
 
 
+def big_clip(number: int, size: int) -> OutRecord:
+    headers = {
+        "ce_specversion": b"1.0",
+        "ce_id": str(number).encode(),
+        "ce_source": b"/test",
+        "ce_type": b"parakh.clip.recorded",
+        "ce_time": AT.isoformat().encode(),
+        "ce_streamid": f"s{number}".encode(),
+        "ce_starts": b"0",
+        "content-type": b"audio/wav",
+    }
+    return OutRecord("parakh.clips", f"s{number}".encode(), bytes(size), headers)
+
+
+async def test_no_more_bytes_than_the_window_takes_are_in_work() -> None:
+    settings = FAST.model_copy(update={"max_in_flight_bytes": 3000})
+    broker, store, handler = FakeBroker(TOPICS), MemoryStore(), Handler(lambda _: asyncio.sleep(0.01))
+    await send(broker, *(big_clip(n, 1000) for n in range(20)), *(big_clip(n, 100) for n in range(20, 40)))
+    async with consuming(broker, handler, store, settings) as consumer:
+        assert await most_of(lambda: consumer._window.bytes, lambda: len(store.rows) == 40) <= 3000
+        await until(lambda: uncommitted(broker) == 0)
+    assert handler.most_at_once > 3  # small ones are bounded by their number
+
+
+async def test_a_message_larger_than_the_whole_window_is_worked_off_alone() -> None:
+    settings = FAST.model_copy(update={"max_in_flight_bytes": 3000})
+    broker, store = FakeBroker(TOPICS, partitions=1), MemoryStore()
+
+    async def alone(name: str) -> None:
+        if name == "s2@0":
+            assert handler.at_once == 1
+        await asyncio.sleep(0.01)
+        if name == "s2@0":
+            assert handler.at_once == 1
+
+    handler = Handler(alone)
+    await send(broker, *(big_clip(n, 5000 if n == 2 else 100) for n in range(6)))
+    async with consuming(broker, handler, store, settings):
+        await until(lambda: len(store.rows) == 6 and uncommitted(broker) == 0)
+    assert all(isinstance(work, ViewCount) for work in store.rows.values())
+
+
+async def test_what_was_taken_and_has_no_room_yet_goes_back_at_a_stop() -> None:
+    settings = FAST.model_copy(update={"max_in_flight_bytes": 1000})
+    broker, store, handler = FakeBroker(TOPICS, partitions=1), MemoryStore(), Handler(lambda _: asyncio.sleep(0.1))
+    await send(broker, *(big_clip(n, 1000) for n in range(5)))
+    async with consuming(broker, handler, store, settings):
+        await until(lambda: handler.at_once == 1)
+    assert (len(store.rows), uncommitted(broker)) == (1, 4)
+    async with consuming(broker, Handler(), store, settings):
+        await until(lambda: len(store.rows) == 5 and uncommitted(broker) == 0)
+
+
+async def most_of(value: Callable[[], int], true: Callable[[], bool]) -> int:
+    most = 0
+    async with asyncio.timeout(5):
+        while not true():
+            most = max(most, value())
+            await asyncio.sleep(0.001)
+    return most
+
+
+async def test_media_are_held_only_while_they_are_worked_off() -> None:
+    seen: list[weakref.ref[Incoming]] = []
+
+    class Remembering(Handler):
+        async def work(self, event: Incoming, deadline_s: float) -> Work:
+            seen.append(weakref.ref(event))
+            return await super().work(event, deadline_s)
+
+    broker, store, handler = FakeBroker(TOPICS, partitions=1), MemoryStore(), Remembering()
+    store.down = True
+    await send(broker, clip("s", 0))
+    async with consuming(broker, handler, store) as consumer:
+        await until(lambda: handler.seen == ["s@0"] and handler.at_once == 0)
+        await asyncio.sleep(0.02)
+        gc.collect()
+        assert consumer.in_flight == 1
+        assert [event() for event in seen] == [None]
+        store.down = False
+        await until(lambda: len(store.rows) == 1)
+
+
 async def test_an_event_waits_for_a_node_that_is_down_and_is_no_dead_letter() -> None:
     down = True
 
@@ -223,10 +314,58 @@ async def test_waiting_for_a_node_costs_an_event_none_of_its_attempts() -> None:
     assert store.rows == {"p1": ViewCount("p1", 1, AT)}
 
 
+def view(number: int) -> OutRecord:
+    fields = {"post_id": f"v{number}", "views": 1, "at": AT.isoformat()}
+    return OutRecord("parakh.views", b"v", event("parakh.post.viewed", 10**6 + number, fields))
+
+
+async def test_a_graph_that_hangs_costs_no_event_its_attempts() -> None:
+    """Views need no graph: that they go on says nothing of it."""
+    hangs = True
+
+    async def deadline_passes(name: str) -> None:
+        if name[0] == "p" and hangs:
+            await asyncio.sleep(0.01)
+            raise DeadlineExceeded
+
+    broker, store, handler = FakeBroker(TOPICS), MemoryStore(), Handler(deadline_passes)
+    await send(broker, *(post(n) for n in range(4)))
+    async with consuming(broker, handler, store):
+        for number in range(20):
+            await send(broker, view(number))
+            await asyncio.sleep(0.02)
+        await until(lambda: all(handler.seen.count(f"p{n}") > FAST.max_attempts for n in range(4)))
+        assert sorted({name[0] for name in store.rows}) == ["v"]
+        hangs = False
+        await until(lambda: len(store.rows) == 24)
+    assert not [work for work in store.rows.values() if isinstance(work, Refusal)]
+
+
+async def test_an_event_whose_deadline_passes_while_others_go_on_becomes_a_refusal() -> None:
+    async def first_hangs(name: str) -> None:
+        if name == "p0":
+            await asyncio.sleep(0.03)
+            raise DeadlineExceeded
+
+    broker, store, handler = FakeBroker(TOPICS), MemoryStore(), Handler(first_hangs)
+    await send(broker, post(0))
+    async with consuming(broker, handler, store):
+        async with asyncio.timeout(5):
+            number = 0
+            while not any(isinstance(work, Refusal) for work in store.rows.values()):
+                number += 1
+                await send(broker, post(number))
+                await asyncio.sleep(0.005)
+    (refusal,) = [work for work in store.rows.values() if isinstance(work, Refusal)]
+    assert refusal.code == "deadline_exceeded"
+    assert handler.seen.count("p0") >= FAST.max_attempts
+
+
 @pytest.mark.parametrize(
     ("error", "code", "attempts"),
     [
         (FetchFailed("The server said 404."), "fetch_failed", FAST.max_attempts),
+        (LanguageModelUnavailable("The model of hi."), "language_model_unavailable", FAST.max_attempts),
         (UndecodableMedia("Nothing decodes."), "undecodable_media", 1),
         (RuntimeError("a secret of the inside"), "internal_error", FAST.max_attempts),
     ],

@@ -38,7 +38,7 @@ class LoudIsHate:
     async def fetch(self, url: str) -> bytes:
         raise AssertionError(url)
 
-    async def decode_sound(self, data: bytes, cut: SoundCut | None) -> list[SoundWindow]:
+    async def decode_sound(self, data: bytes, cut: SoundCut | None, max_s: float | None = None) -> list[SoundWindow]:
         if not data.startswith(b"RIFF"):
             raise UndecodableMedia
         samples = np.full(16_000, 0.5, np.float32)

@@ -36,7 +36,7 @@ class Decoder:
     def __call__(self, settings: MediaSettings, spec: FrameSpec) -> Decoder:
         return self
 
-    def decode(self, data: bytes, use: str = "post") -> DecodedMedia:
+    def decode(self, data: bytes, use: str = "post", max_s: float | None = None) -> DecodedMedia:
         self.calls += 1
         if self.refuses is not None:
             raise self.refuses

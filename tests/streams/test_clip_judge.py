@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import pytest_asyncio
 
+from deployments.media.settings import MediaSettings
 from deployments.media.windows import SoundCut
 from deployments.policy.policy import default_policy
 from deployments.runtime.errors import (
@@ -57,7 +58,7 @@ async def nodes(config: AppConfig) -> AsyncIterator[LocalNodes]:
 
 @pytest.fixture(scope="module")
 def judge(nodes: LocalNodes) -> ClipJudge:
-    return ClipJudge(nodes, default_policy(), SoundCut(20.0, 5.0))
+    return ClipJudge(nodes, default_policy(), SoundCut(20.0, 5.0), max_clip_s=20.5, max_sound_s=50.0)
 
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -109,14 +110,36 @@ async def test_a_long_piece_becomes_overlapping_clips_with_their_own_times(judge
         (tone(30), PCM, InvalidInput),
         (np.full(16_000, np.nan, "<f4").tobytes(), Pcm("f32le", 16_000), InvalidInput),
         (b"this is no sound at all, only a sentence", None, UnsupportedMedia),
-        (tone(60, 8_000), Pcm("s16le", 8_000), TooLarge),
+        (tone(30, 8_000), Pcm("s16le", 8_000), InvalidInput),
+        (as_wav(tone(30, 8_000), Pcm("s16le", 8_000)), None, InvalidInput),
+        (as_wav(tone(60, 8_000), Pcm("s16le", 8_000)), None, InvalidInput),
+        (as_wav(tone(21), PCM), None, InvalidInput),
     ],
 )
 async def test_what_cannot_be_judged_is_refused(
     judge: ClipJudge, data: bytes, pcm: Pcm | None, error: type[Exception]
 ) -> None:
-    with pytest.raises(error):
+    with pytest.raises(error) as raised:
         await judge.judge(PIECE, MediaSource(data=data), pcm=pcm)
+    assert type(raised.value) is error
+
+
+@pytest.mark.parametrize("rate", [SAMPLE_RATE_HZ, 8_000])
+async def test_a_piece_longer_than_one_may_be_is_too_large_whoever_reads_it(judge: ClipJudge, rate: int) -> None:
+    pcm = Pcm("s16le", rate)
+    for data, given in ((tone(51, rate), pcm), (as_wav(tone(51, rate), pcm), None)):
+        with pytest.raises(TooLarge, match="longer than 50 s"):
+            await judge.windows(PIECE, MediaSource(data=data), given, whole=False)
+    assert len(await judge.windows(PIECE, MediaSource(data=tone(49, rate)), pcm, whole=False)) == 3
+
+
+async def test_a_single_clip_is_decoded_no_further_than_a_clip_may_be_long(judge: ClipJudge, nodes: LocalNodes) -> None:
+    long = as_wav(tone(49, 8_000), Pcm("s16le", 8_000))
+    assert MediaSettings().for_streams(20.5).max_sound_s == 21.5
+    with pytest.raises(InvalidInput, match=r"longer than 20\.5 s"):
+        await nodes.decode_sound(long, None, 20.5)
+    (window,) = await nodes.decode_sound(as_wav(tone(20, 8_000), Pcm("s16le", 8_000)), None, 20.5)
+    assert window.duration_s == pytest.approx(20.0, abs=0.05)
 
 
 async def test_a_picture_has_no_sound(judge: ClipJudge, png: bytes) -> None:
@@ -131,7 +154,9 @@ async def test_a_node_that_died_is_asked_once_more(nodes: LocalNodes) -> None:
         async def fetch(self, url: str) -> bytes:
             raise FetchFailed
 
-        async def decode_sound(self, data: bytes, cut: SoundCut | None) -> list[SoundWindow]:
+        async def decode_sound(
+            self, data: bytes, cut: SoundCut | None, max_s: float | None = None
+        ) -> list[SoundWindow]:
             raise NodeUnavailable
 
         async def classify_sound(self, sound: Any, language: str | None) -> Any:

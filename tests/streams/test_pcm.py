@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import struct
 import wave
 
 import numpy as np
@@ -69,6 +70,22 @@ def test_what_is_no_sound_is_refused_with_its_reason() -> None:
         read_wav(as_wav(np.array([np.inf] * 4, "<f4").tobytes(), Pcm("f32le", 44_100)))
     with pytest.raises(InvalidInput, match="0 s"):
         read_wav(wav_file(frames=0))
+
+
+@pytest.mark.parametrize(
+    ("value", "refused"), [(0.5, False), (float("nan"), True), (float("inf"), True), (1e300, True)]
+)
+def test_a_wav_file_of_doubles_must_hold_finite_numbers_too(value: float, refused: bool) -> None:
+    """The decoder reads it, and would make silence of what is no number."""
+    body = np.array([0.1, value, 0.2], "<f8").tobytes()
+    fmt = struct.pack("<HHIIHH", 3, 1, 16_000, 128_000, 8, 64)
+    chunks = b"fmt " + struct.pack("<I", 16) + fmt + b"data" + struct.pack("<I", len(body)) + body
+    data = b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+    if not refused:
+        assert read_wav(data) is None
+        return
+    with pytest.raises(InvalidInput, match="not finite"):
+        read_wav(data)
 
 
 @pytest.mark.parametrize("kind", ["s16le", "s16be", "f32le"])

@@ -11,7 +11,13 @@ import numpy as np
 import pytest
 
 from deployments.policy.policy import CATEGORIES
-from deployments.runtime.errors import DeadlineExceeded, InvalidInput, MissingWeights, ModelError
+from deployments.runtime.errors import (
+    DeadlineExceeded,
+    InvalidInput,
+    LanguageModelUnavailable,
+    MissingWeights,
+    ParakhError,
+)
 from deployments.runtime.node import NodeSettings
 from deployments.wav2vec2.node import Wav2Vec2Node
 from deployments.wav2vec2.settings import Wav2Vec2Settings
@@ -136,8 +142,44 @@ async def test_a_model_that_cannot_be_loaded_fails_its_own_clips_only(tmp_path: 
     clips = [Clip(sound(2000), tag) for tag in ["en", "hi", "en", "hi"]]
     found = await asyncio.gather(*(node.classify(clip) for clip in clips), return_exceptions=True)
     assert [isinstance(one, ClipScores) for one in found] == [True, False, True, False]
-    assert isinstance(found[1], ModelError)
+    assert isinstance(found[1], LanguageModelUnavailable)
+    assert "hi" in str(found[1])
     assert (await node.status()).state == "ready"
+    await node.close()
+
+
+async def test_a_load_that_failed_is_not_tried_again_for_a_while_and_costs_good_models_nothing(tmp_path: Path) -> None:
+    models = {tag: make_tiny(tmp_path / tag, seed) for seed, tag in enumerate(["en", "hi"])}
+    roomy = node_of({"en": models["en"]})
+    room = round(roomy._classifier.memory().bytes * 1.5)  # type: ignore[attr-defined]
+    node = node_of(models, cache_bytes=room, retry_load_after_s=0.5)
+    good = (models["hi"] / "model.safetensors").read_bytes()
+    (models["hi"] / "model.safetensors").write_bytes(b"gone")
+    with pytest.raises(LanguageModelUnavailable):
+        await node.classify(Clip(sound(2000), "hi"))
+    await node.classify(Clip(sound(2000), "en"))  # the broken one's load had made room: loaded again
+    (models["hi"] / "model.safetensors").write_bytes(good)
+    with pytest.raises(LanguageModelUnavailable):
+        await node.classify(Clip(sound(2000), "hi"))
+    assert [model.language for model in await node.languages() if model.resident] == ["en"]
+    await asyncio.sleep(0.5)
+    assert (await node.classify(Clip(sound(2000), "hi"))).model_language == "hi"
+    await roomy.close()
+    await node.close()
+
+
+async def test_a_clip_for_which_the_model_gives_no_number_fails_alone(
+    tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = node_of({"hi": tiny})
+    plain = node._classifier._ready()["hi"]  # type: ignore[attr-defined]
+    poison = np.float32(np.nan)
+    monkeypatch.setitem(node._classifier._languages, "hi", plain._replace(head=lambda rows: plain.head(rows) + poison))  # type: ignore[attr-defined]
+    with pytest.raises(ParakhError, match="not finite") as raised:
+        await node.classify(Clip(sound(4000), "hi"))
+    assert type(raised.value) is ParakhError  # tried a few times; NodeUnavailable would be waited for
+    monkeypatch.setitem(node._classifier._languages, "hi", plain)  # type: ignore[attr-defined]
+    assert (await node.classify(Clip(sound(4000), "hi"))).probabilities is not None
     await node.close()
 
 
