@@ -36,7 +36,7 @@ def assemble(
     policy = Policy.load(config.policy) if config.policy else default_policy()
     indexing = config.similarity.indexing
     flood = FloodLimit(indexing.quarantine_posts, indexing.quarantine_window_s)
-    records = Records(config.records_url, flood, StreamRule(policy), config.gate.milestones)
+    records = Records(config.records_url, flood, StreamRule(policy), config.gate.milestones, config.gate.gating)
     lookup = Lookup(
         similarity,
         records.known,

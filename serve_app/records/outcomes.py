@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
         ("weight", pa.float64()),
     ]
 )
-Pair = tuple[GateDecisionRow, OutcomeRow | None]
+Pair = tuple[GateDecisionRow, OutcomeRow]
 
 
 class DecisionExport:
@@ -48,7 +48,7 @@ class DecisionExport:
         self._database = database
 
     async def batches(self, rows: int = 10_000) -> AsyncIterator[Any]:
-        """`pyarrow.RecordBatch`es of SCHEMA, by post and milestone; each read from `rows` decisions of all kinds."""
+        """`pyarrow.RecordBatch`es of SCHEMA, by post and milestone; each made of about `rows` decisions."""
         after = ""
         while True:
             pairs = await self._page(after, rows)
@@ -79,7 +79,7 @@ class DecisionExport:
 
 def _pairs(session: Session, where: Any, limit: int | None) -> list[Pair]:
     same = (OutcomeRow.post_id == GateDecisionRow.post_id) & (OutcomeRow.revision == GateDecisionRow.revision)
-    query = select(GateDecisionRow, OutcomeRow).join(OutcomeRow, same, isouter=True).where(where)
+    query = select(GateDecisionRow, OutcomeRow).join(OutcomeRow, same).where(where)
     ordered = query.order_by(GateDecisionRow.post_id, GateDecisionRow.milestone).limit(limit)
     return [(decision, outcome) for decision, outcome in session.execute(ordered)]
 
@@ -89,7 +89,7 @@ def _judged(pairs: Sequence[Pair]) -> Iterable[dict[str, Any]]:
         decided = list(of_post)
         for decision, outcome in decided:
             same = [each for each, _ in decided if each.revision == decision.revision]
-            if outcome is not None and _drawn_or_ruled(same):
+            if _drawn_or_ruled(same):
                 yield _values(decision, outcome, same)
 
 
