@@ -18,6 +18,7 @@ from serve_app.http.app import create_app
 from serve_app.http.errors import error_object, recorded_error
 from serve_app.http.fakes import FakeModerator
 from serve_app.http.settings import HttpSettings
+from serve_app.records import Records
 from tests.http.building import build_services, client_of, text_post
 
 ROUTES = [
@@ -137,7 +138,7 @@ async def test_500_of_a_post_is_told_by_get_without_its_text(
 async def test_503_when_the_database_is_away(client: httpx.AsyncClient, tmp_path: Path) -> None:
     for file in tmp_path.glob("parakh.db*"):
         file.unlink()
-    broken = build_services(tmp_path / "none" / "there")
+    broken = build_services(tmp_path, records=Records(f"sqlite:///{tmp_path}/none/there/parakh.db"))
     async with client_of(create_app(broken)) as other:
         needing = [(method, path) for method, path in ROUTES if path.startswith(("/v1/posts", "/v1/references/r1"))]
         for method, path in needing:
