@@ -51,8 +51,9 @@ def calibrate(
     from pydantic import ValidationError
 
     from deployments.review_gate import calibration as calibrating
-    from deployments.review_gate.artefact import FILE, CalibrationSettings, write_calibration, write_whole
+    from deployments.review_gate.artefact import FILE, CalibrationSettings, write_calibration
     from deployments.review_gate.report import ReviewCost, as_html, as_lines, savings
+    from deployments.runtime.artefact_files import write_whole
 
     if (output / FILE).exists() and not replace:
         raise InvalidInput(f"{output} holds a calibration already; --replace overwrites it.", param="output")

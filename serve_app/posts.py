@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from deployments.runtime.values import ContentType, Modality, Status, Weights
 
@@ -17,7 +17,7 @@ MAX_CLOCK_SKEW = timedelta(minutes=5)
 Id = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[^\s/\x00-\x1f\x7f]+$")]
 
 
-def language_tag(value: str | None) -> str | None:
+def language_tag(value: str) -> str:
     """Raises ValueError for what has not the shape of a BCP-47 tag."""
     if value is not None and not _LANGUAGE.fullmatch(value):
         raise ValueError("must be a BCP-47 language tag such as 'hi' or 'en-IN'")
@@ -37,6 +37,10 @@ def moment(value: datetime) -> datetime:
     return value
 
 
+Moment = Annotated[datetime, AfterValidator(moment)]
+LanguageTag = Annotated[str, AfterValidator(language_tag)]
+
+
 class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,20 +51,10 @@ class Post(Frozen):
     post_id: Id = Field(description="The client's own id: up to 128 characters, no white space or slash.")
     author_id: Id = Field(description="Who published it.")
     content_type: ContentType
-    created_at: datetime = Field(description="When it was published, with a time zone (RFC 3339).")
-    language: str | None = Field(None, description="BCP-47 tag; identified from the caption where missing.")
+    created_at: Moment = Field(description="When it was published, with a time zone (RFC 3339).")
+    language: LanguageTag | None = Field(None, description="BCP-47 tag; identified from the caption where missing.")
     caption: str | None = Field(None, max_length=100_000, description="The post's text.")
     revision: int = Field(0, ge=0, le=2**31 - 1, description="Rises by one each time the author edits the post.")
-
-    @field_validator("language")
-    @classmethod
-    def _bcp47(cls, value: str | None) -> str | None:
-        return language_tag(value)
-
-    @field_validator("created_at")
-    @classmethod
-    def _aware_and_past(cls, value: datetime) -> datetime:
-        return moment(value)
 
 
 class MediaSource(Frozen):

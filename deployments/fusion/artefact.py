@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError
 from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
@@ -23,7 +21,8 @@ from safetensors.numpy import save as save_tensors
 from deployments.fusion.features import MODALITIES, Floats
 from deployments.fusion.mlp import layer_shapes
 from deployments.policy.policy import CATEGORIES
-from deployments.runtime.errors import MissingWeights, WrongWeights
+from deployments.runtime.artefact_files import read_card, read_whole, write_whole
+from deployments.runtime.errors import WrongWeights
 from deployments.runtime.values import Modality, ModelCard, Weights
 
 WEIGHTS_FILE, CARD_FILE = "head.safetensors", "card.json"
@@ -111,32 +110,16 @@ def dump(tensors: Mapping[str, Floats]) -> tuple[bytes, str]:
 
 def write(directory: Path, card: FusionCard, weights: bytes) -> None:
     """Each file appears whole or not at all; a reader between the two finds the mismatch by the card's sha256."""
-    directory.mkdir(parents=True, exist_ok=True)
     write_whole(directory / WEIGHTS_FILE, weights)
     text = json.dumps(card.model_dump(mode="json"), indent=2, ensure_ascii=False)
     write_whole(directory / CARD_FILE, (text + "\n").encode())
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Write beside, sync, rename: `path` never holds a half."""
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-
-
 def read(directory: Path) -> tuple[FusionCard, dict[str, Floats]]:
     """Raises MissingWeights or WrongWeights; the message names the file and the first mismatch."""
-    card = _read_card(directory / CARD_FILE)
+    card = read_card(FusionCard, directory / CARD_FILE, MEND)
     path = directory / WEIGHTS_FILE
-    data = _bytes(path)
+    data = read_whole(path, MEND)
     if hashlib.sha256(data).hexdigest() != card.weights_sha256:
         raise WrongWeights(f"{path} is not the file its card describes: its sha256 differs from {CARD_FILE}'s.")
     try:
@@ -144,24 +127,6 @@ def read(directory: Path) -> tuple[FusionCard, dict[str, Floats]]:
     except (SafetensorError, ValueError, KeyError) as error:
         raise WrongWeights(f"{path} is not a safetensors file.") from error
     return card, _checked(path, tensors, layer_shapes(card.dimensions, card.hidden, len(card.categories)))
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise MissingWeights(f"{path} is missing. {MEND}") from None
-    except OSError as error:
-        raise MissingWeights(f"{path} cannot be read: {error.strerror}.") from None
-
-
-def _read_card(path: Path) -> FusionCard:
-    try:
-        return FusionCard.model_validate_json(_bytes(path))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise WrongWeights(f"{path}: {field}: {first['msg'].removeprefix('Value error, ')}.") from None
 
 
 def _checked(path: Path, tensors: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Floats]:

@@ -32,6 +32,7 @@ from deployments.fusion.head import FusionHead
 from deployments.fusion.mlp import Mlp
 from deployments.fusion.report import as_text, held_out_report, logits_under
 from deployments.policy.policy import CATEGORIES
+from deployments.runtime.artefact_files import write_whole
 from deployments.runtime.errors import InvalidInput
 from deployments.runtime.values import Modality
 
@@ -128,8 +129,8 @@ def _write(
     metrics = {"heldout_accuracy": report["accuracy"], "heldout_ece": report["ece"]["after"]}
     card, table = card.model_copy(update={"metrics": metrics}), as_text(report)
     artefact.write(settings.output, card, weights)
-    artefact.write_whole(settings.output / "report.json", (json.dumps(report, indent=2) + "\n").encode())
-    artefact.write_whole(settings.output / "report.txt", table.encode())
+    write_whole(settings.output / "report.json", (json.dumps(report, indent=2) + "\n").encode())
+    write_whole(settings.output / "report.txt", table.encode())
     return TrainResult(settings.output, card, report, table)
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import tempfile
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.review_gate.bounds import Method
 from deployments.review_gate.drift import Histogram
 from deployments.review_gate.strata import cell_of
-from deployments.runtime.errors import MissingWeights, WrongWeights
+from deployments.runtime.artefact_files import read_card, write_whole
 
 FILE = "calibration.json"
 MEND = "Make one with `parakh gate calibrate`."
@@ -113,31 +111,6 @@ def write_calibration(path: Path, calibration: Calibration) -> None:
     write_whole(path, text.encode())
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-            os.fchmod(file.fileno(), 0o644)
-        Path(beside).replace(path)
-    except BaseException:
-        Path(beside).unlink(missing_ok=True)
-        raise
-
-
 def read_calibration(path: Path) -> Calibration:
     """`path`: the file, or its directory. Raises MissingWeights or WrongWeights with the first thing wrong."""
-    path = path / FILE if path.is_dir() else path
-    try:
-        return Calibration.model_validate_json(path.read_bytes())
-    except FileNotFoundError:
-        raise MissingWeights(f"{path} is missing. {MEND}") from None
-    except OSError as error:
-        raise MissingWeights(f"{path} cannot be read: {error.strerror}.") from None
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise WrongWeights(f"{path}: {field}: {first['msg'].removeprefix('Value error, ')}.") from None
+    return read_card(Calibration, path / FILE if path.is_dir() else path, MEND)

@@ -13,14 +13,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from deployments.review_gate.artefact import FILE as CALIBRATION_FILE
-from deployments.review_gate.artefact import Calibration, read_calibration, write_calibration, write_whole
+from deployments.review_gate.artefact import Calibration, read_calibration, write_calibration
 from deployments.review_gate.features import FEATURES, FEATURES_VERSION, Levels
 from deployments.review_gate.spans import Span
 from deployments.review_gate.trees import Base, Platt, Trees
-from deployments.runtime.errors import InvalidInput, MissingWeights, WrongWeights
+from deployments.runtime.artefact_files import read_card, read_whole, write_whole
+from deployments.runtime.errors import InvalidInput, WrongWeights
 from deployments.runtime.values import ModelCard
 
 MODEL_FILE, CARD_FILE = "model.txt", "card.json"
@@ -122,9 +123,9 @@ def write(directory: Path, text: str, calibration: Calibration, **card: Any) -> 
 
 def read(directory: Path) -> TreeArtefact:
     """Raises MissingWeights or WrongWeights; the message names the file and the first mismatch."""
-    card = _card(directory / CARD_FILE)
+    card = read_card(TreeCard, directory / CARD_FILE, MEND)
     _check_lightgbm(card, directory / CARD_FILE)
-    data = {name: _bytes(directory / name) for name in card.sha256}
+    data = {name: read_whole(directory / name, MEND) for name in card.sha256}
     for name, digest in card.sha256.items():
         if _sha256(data[name]) != digest:
             raise WrongWeights(f"{directory / name} is not the file its card describes: its sha256 differs.")
@@ -155,21 +156,3 @@ def _check_lightgbm(card: TreeCard, path: Path) -> None:
 
     if card.lightgbm.split(".")[0] != installed.split(".")[0]:
         raise WrongWeights(f"{path}: lightgbm: trained with {card.lightgbm}, but {installed} is installed.")
-
-
-def _card(path: Path) -> TreeCard:
-    try:
-        return TreeCard.model_validate_json(_bytes(path))
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        field = ".".join(str(part) for part in first["loc"]) or "the document"
-        raise WrongWeights(f"{path}: {field}: {first['msg'].removeprefix('Value error, ')}.") from None
-
-
-def _bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise MissingWeights(f"{path} is missing. {MEND}") from None
-    except OSError as error:
-        raise MissingWeights(f"{path} cannot be read: {error.strerror}.") from None

@@ -12,10 +12,9 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, TypeVar
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError
 
 from deployments.runtime.errors import InvalidInput
 from serve_app.events.cloud_events import Envelope, EventRefused, Raw, envelope, identity, open_message
@@ -25,7 +24,7 @@ from serve_app.http.body import decode_base64, decode_data_url, is_data_url, off
 from serve_app.http.errors import invalid_from
 from serve_app.http.intake import check_shape
 from serve_app.http.submission import MAX_URL_CHARS
-from serve_app.posts import Frozen, Id, MediaSource, Post, moment
+from serve_app.posts import Frozen, Id, MediaSource, Moment, Post
 from serve_app.records.values import EventId, Refusal, Subject, ViewCount, subject_of
 from serve_app.streams.values import Clip
 
@@ -73,12 +72,7 @@ Incoming = PostCreated | ClipRecorded | PostViewed | Refused
 class _Viewed(Frozen):
     post_id: Id
     views: int = Field(ge=0, le=2**63 - 1, strict=True)
-    at: datetime
-
-    @field_validator("at")
-    @classmethod
-    def _aware_and_past(cls, value: datetime) -> datetime:
-        return moment(value)
+    at: Moment
 
 
 class EventReader:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from serve_app.posts import Frozen, Id, ModelReport, language_tag, moment
+from serve_app.posts import Frozen, Id, LanguageTag, ModelReport, Moment
 
 MAX_START_S = 366 * 86_400.0  # a stream longer than a year is a client's error
 
@@ -21,18 +21,10 @@ class ClipFields(Frozen):
     start_s: float = Field(
         ge=0, le=MAX_START_S, allow_inf_nan=False, description="Where it begins, in seconds since the stream began."
     )
-    created_at: datetime = Field(description="When its last sample was recorded, with a time zone (RFC 3339).")
-    language: str | None = Field(None, description="BCP-47 tag of what is spoken; the default model where missing.")
-
-    @field_validator("language")
-    @classmethod
-    def _bcp47(cls, value: str | None) -> str | None:
-        return language_tag(value)
-
-    @field_validator("created_at")
-    @classmethod
-    def _aware_and_past(cls, value: datetime) -> datetime:
-        return moment(value)
+    created_at: Moment = Field(description="When its last sample was recorded, with a time zone (RFC 3339).")
+    language: LanguageTag | None = Field(
+        None, description="BCP-47 tag of what is spoken; the default model where missing."
+    )
 
 
 class Clip(ClipFields):
